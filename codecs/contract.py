@@ -1,0 +1,209 @@
+"""What every codec offers: the contract between codecs and everything that works on them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vcodecs.errors import UserError
+
+SIZE_MULTIPLE = 64
+"""Frames are padded to multiples of this: four halvings, and two more of the hyperprior."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a decoder keeps between frames; fields that a codec does not use stay None.
+
+    `frame` is the decoded picture (N, 3, H, W), RGB in [0, 1]; the others are the codec's own.
+    `Reference(frame=x)` starts a P frame after an I frame.
+    """
+
+    frame: Tensor
+    feature: Tensor | None = None
+    latent: Tensor | None = None
+    motion_latent: Tensor | None = None
+
+    def detached(self) -> "Reference":
+        """The same values, cut from the autograd graph."""
+        parts = {name: value for name, value in vars(self).items() if value is not None}
+        return Reference(**{name: value.detach() for name, value in parts.items()})
+
+
+@dataclass(frozen=True)
+class CodedFrame:
+    """One coded P frame.
+
+    `frame`: (N, 3, H, W), clamped to [0, 1] in eval mode. `bits`: by stream, (N,) tensors in bits.
+    """
+
+    frame: Tensor
+    reference: Reference
+    bits: dict[str, Tensor]
+
+    def total_bits(self, streams: tuple[str, ...] | None = None) -> Tensor:
+        """Sum over `streams` (all where None), (N,) in bits; zero for an empty tuple."""
+        names = tuple(self.bits) if streams is None else streams
+        zero = self.frame.new_zeros(self.frame.shape[0], dtype=torch.float32)
+        return sum((self.bits[name] for name in names), start=zero)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage: the modules it trains and the loss it trains them with.
+
+    The loss is lambda * MSE(`picture`, original) + bits per pixel of `streams`. `picture` is
+    "frame" or a prediction that `forward` can stop at; `frames` P frames are unrolled. With
+    `scales` > 1 the error is averaged over so many halvings of the picture: motion larger than
+    the texture then still finds its way downhill.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    picture: str = "frame"
+    streams: tuple[str, ...] | None = None
+    frames: int = 1
+    scales: int = 1
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """Shape of a graph's input: `channels` at 1/`stride` of the frame's height and width."""
+
+    channels: int
+    stride: int
+
+
+class DecoderGraph(nn.Module):
+    """A pure tensor function of the receiver: the unit of export, counting and timing.
+
+    `function(codec, *inputs)` returns a tensor or a tuple of them, one for each of `outputs`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        codec: "VideoCodec",
+        function: Callable[..., Tensor | tuple[Tensor, ...]],
+        inputs: Mapping[str, GraphTensor],
+        outputs: tuple[str, ...],
+        size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.codec = codec
+        self.function = function
+        self.inputs = dict(inputs)
+        self.outputs = outputs
+        self.size = size
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.function(self.codec, *inputs)
+
+    def input_shapes(self) -> dict[str, tuple[int, int, int, int]]:
+        """Shapes (1, C, h, w) at this graph's frame size."""
+        height, width = self.size
+        return {
+            name: (1, spec.channels, height // spec.stride, width // spec.stride)
+            for name, spec in self.inputs.items()
+        }
+
+
+class VideoCodec(nn.Module, ABC):
+    """Base of all codecs. `name` is the registered name, `preset` one of `presets`."""
+
+    name: ClassVar[str]
+    presets: ClassVar[Mapping[str, object]]
+    preset: str
+
+    @abstractmethod
+    def code(
+        self, frame: Tensor, reference: Reference, rate: float | None, upto: str | None
+    ) -> CodedFrame:
+        """Code one P frame whose sides are multiples of 64 (the estimation path).
+
+        `upto` names a prediction: nothing behind it need be computed, and `frame` is then it.
+        """
+
+    @abstractmethod
+    def decoder_modules(self) -> tuple[str, ...]:
+        """Names of the direct children that run at the receiver."""
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Training stages, in their order."""
+
+    @abstractmethod
+    def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
+        """The receiver, cut at its entropy-decoding points; sides are rounded up to 64."""
+
+    @abstractmethod
+    def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The officially released state dict under this class's names (often the same)."""
+
+    def tied_channels(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (field of `Reference`, producing module) that must lose the same channels."""
+        return ()
+
+    def rates(self) -> tuple[float | None, ...]:
+        """Rate points to evaluate: (None,) for a codec trained at one lambda."""
+        return (None,)
+
+    def forward(
+        self,
+        frame: Tensor,
+        reference: Reference,
+        rate: float | None = None,
+        upto: str | None = None,
+    ) -> CodedFrame:
+        """Code one P frame (N, 3, H, W) of any size of at least 16 x 16.
+
+        In training the rounding is replaced by noise or straight-through; in eval it is real.
+        `upto`: stop at this prediction (early training stages need no more).
+        """
+        height, width = frame.shape[-2:]
+        if min(height, width) < 16:
+            raise UserError(f"frames of {width}x{height} are too small: 16x16 is the least")
+        coded = self.code(pad(frame), _padded(reference), rate, upto)
+        decoded = coded.frame if self.training else coded.frame.clamp(0, 1)
+        return CodedFrame(
+            frame=decoded[..., :height, :width],
+            reference=coded.reference,
+            bits=coded.bits,
+        )
+
+    def load_official(self, state: Mapping[str, Tensor]) -> None:
+        """Load the officially released weights strictly; a wrong key or shape is a UserError."""
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        try:
+            self.load_state_dict(self.remap_official(state), strict=True)
+        except RuntimeError as error:
+            first = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+            raise UserError(
+                f"the checkpoint does not fit {self.name}, preset {self.preset}: {first}"
+            ) from error
+
+
+def round_up(side: int) -> int:
+    """`side` rounded up to the next multiple of 64."""
+    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE
+
+
+def pad(
+    frame: Tensor, mode: Literal["replicate", "constant"] = "replicate", multiple: int = 64
+) -> Tensor:
+    """Pad (N, C, H, W) at the right and bottom to multiples of `multiple`."""
+    height, width = frame.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(frame, (0, right, 0, bottom), mode=mode) if bottom or right else frame
+
+
+def _padded(reference: Reference) -> Reference:
+    """The reference after an I frame may have the clip's own size; a codec's own is padded."""
+    parts = {name: value for name, value in vars(reference).items() if value is not None}
+    parts["frame"] = pad(reference.frame)
+    return Reference(**parts)

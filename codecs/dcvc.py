@@ -1,0 +1,383 @@
+"""DCVC: deep contextual video compression (Li, Li, Lu, NeurIPS 2021).
+
+    reference --> SpyNet --> motion encoder --> [bits] --> motion decoder --> motion
+    reference --> features --> warped by motion --> refined: context
+    frame, context --> contextual encoder --> [bits] --> contextual decoder, context --> picture
+
+The latent is conditioned on the context instead of coding a residual; its entropy model joins a
+hyperprior, a temporal prior made from the context, and an auto-regressive spatial prior.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vcodecs.contract import (
+    CodedFrame,
+    DecoderGraph,
+    GraphTensor,
+    Reference,
+    Stage,
+    VideoCodec,
+    round_up,
+)
+from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
+from vcodecs.layers import (
+    GDN,
+    ActivatedResBlock,
+    MaskedConv,
+    ResBlock,
+    SubpelConv,
+    conv,
+    deconv,
+)
+from vcodecs.motion import SpyNet, warp
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels: of the motion latent, of features and hyper latents, of the latent, of SpyNet."""
+
+    motion: int = 128
+    hidden: int = 64
+    latent: int = 96
+    flow: tuple[int, int, int, int] = (32, 64, 32, 16)
+
+
+MOTION = ("opticFlow", "mvEncoder", "mvpriorEncoder", "mvpriorDecoder", "auto_regressive_mv")
+MOTION += ("entropy_parameters_mv", "mvDecoder_part1", "mvDecoder_part2", "bitEstimator_z_mv")
+CONTEXT = ("feature_extract", "context_refine", "temporalPriorEncoder", "contextualEncoder")
+CONTEXT += ("priorEncoder", "priorDecoder", "auto_regressive", "entropy_parameters")
+CONTEXT += ("contextualDecoder_part1", "contextualDecoder_part2", "bitEstimator_z")
+ENCODER_ONLY = ("opticFlow", "mvEncoder", "mvpriorEncoder", "contextualEncoder", "priorEncoder")
+
+
+class DCVC(VideoCodec):
+    """One lambda a model; the only inter-frame state is the decoded picture."""
+
+    name = "dcvc"
+    presets: Mapping[str, Widths] = {
+        "official": Widths(),
+        "small": Widths(motion=32, hidden=32, latent=48, flow=(16, 32, 16, 8)),
+        "tiny": Widths(motion=16, hidden=8, latent=16, flow=(8, 8, 8, 8)),
+    }
+
+    def __init__(self, preset: str = "official") -> None:
+        super().__init__()
+        self.preset = preset
+        widths = self.presets[preset]
+        self._build_motion(widths)
+        self._build_context(widths)
+        self.laplace = LaplaceBits()
+        if preset != "official":
+            start_as_copier(self)
+
+    def _build_motion(self, w: Widths) -> None:
+        self.opticFlow = SpyNet(w.flow)
+        self.mvEncoder = nn.Sequential(
+            conv(2, w.motion, 3, 2),
+            GDN(w.motion),
+            conv(w.motion, w.motion, 3, 2),
+            GDN(w.motion),
+            conv(w.motion, w.motion, 3, 2),
+            GDN(w.motion),
+            conv(w.motion, w.motion, 3, 2),
+        )
+        self.mvpriorEncoder = _hyper_encoder(w.motion, w.hidden)
+        self.mvpriorDecoder = _hyper_decoder(w.hidden, w.hidden, w.hidden * 3 // 2, 2 * w.motion)
+        self.auto_regressive_mv = MaskedConv(w.motion, 2 * w.motion)
+        self.entropy_parameters_mv = _parameter_network(w.motion)
+        self.mvDecoder_part1 = nn.Sequential(
+            deconv(w.motion, w.motion, 3),
+            GDN(w.motion, inverse=True),
+            deconv(w.motion, w.motion, 3),
+            GDN(w.motion, inverse=True),
+            deconv(w.motion, w.motion, 3),
+            GDN(w.motion, inverse=True),
+            deconv(w.motion, 2, 3),
+        )
+        layers: list[nn.Module] = [conv(5, w.hidden, 3)]
+        for _ in range(5):
+            layers += [nn.LeakyReLU(0.1), conv(w.hidden, w.hidden, 3)]
+        self.mvDecoder_part2 = nn.Sequential(*layers, nn.LeakyReLU(0.1), conv(w.hidden, 2, 3))
+        self.bitEstimator_z_mv = BitEstimator(w.hidden)
+
+    def _build_context(self, w: Widths) -> None:
+        n = w.hidden
+        self.feature_extract = nn.Sequential(conv(3, n, 3), ResBlock(n))
+        self.context_refine = nn.Sequential(ResBlock(n), conv(n, n, 3))
+        self.temporalPriorEncoder = nn.Sequential(
+            conv(n, n, 5, 2),
+            GDN(n),
+            conv(n, n, 5, 2),
+            GDN(n),
+            conv(n, n, 5, 2),
+            GDN(n),
+            conv(n, w.latent, 5, 2),
+        )
+        self.contextualEncoder = nn.Sequential(
+            conv(n + 3, n, 5, 2),
+            GDN(n),
+            ActivatedResBlock(n),
+            conv(n, n, 5, 2),
+            GDN(n),
+            ActivatedResBlock(n),
+            conv(n, n, 5, 2),
+            GDN(n),
+            conv(n, w.latent, 5, 2),
+        )
+        self.priorEncoder = _hyper_encoder(w.latent, n)
+        self.priorDecoder = _hyper_decoder(n, w.latent, w.latent, w.latent)
+        self.auto_regressive = MaskedConv(w.latent, 2 * w.latent)
+        self.entropy_parameters = _parameter_network(w.latent)
+        self.contextualDecoder_part1 = nn.Sequential(
+            SubpelConv(w.latent, n),
+            GDN(n, inverse=True),
+            SubpelConv(n, n),
+            GDN(n, inverse=True),
+            ActivatedResBlock(n),
+            SubpelConv(n, n),
+            GDN(n, inverse=True),
+            ActivatedResBlock(n),
+            SubpelConv(n, n),
+        )
+        self.contextualDecoder_part2 = nn.Sequential(
+            conv(2 * n, n, 3), ResBlock(n), ResBlock(n), conv(n, 3, 3)
+        )
+        self.bitEstimator_z = BitEstimator(n)
+
+    # ------------------------------------------------------------------ estimation path
+
+    def code(
+        self, frame: Tensor, reference: Reference, rate: float | None, upto: str | None
+    ) -> CodedFrame:
+        """The official estimation path; both latents are rounded plainly for the picture."""
+        previous = reference.frame
+        flow = self.opticFlow(frame, previous)
+        if upto == "flow":
+            return CodedFrame(warp(previous, flow), reference, {})
+        motion, motion_bits = self._code_motion(flow, previous)
+        if upto == "motion":
+            return CodedFrame(warp(previous, motion), reference, motion_bits)
+        context = self.make_context(previous, motion)
+        decoded, latent_bits = self._code_picture(frame, context)
+        kept = decoded if self.training else decoded.clamp(0, 1)
+        return CodedFrame(decoded, Reference(kept), motion_bits | latent_bits)
+
+    def _code_motion(self, flow: Tensor, previous: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        latent = self.mvEncoder(flow)
+        hyper = self.mvpriorEncoder(latent)
+        latent_hat, hyper_hat = rounded(latent), rounded(hyper)
+        prior = self.mvpriorDecoder(hyper_hat)
+        mean, scale = self.motion_parameters(prior, latent_hat)
+        bits = {
+            "motion": self.laplace(latent, mean, scale),
+            "motion_hyper": self.bitEstimator_z_mv(noisy(hyper) if self.training else hyper_hat),
+        }
+        return self.decode_motion(latent_hat, previous), bits
+
+    def _code_picture(self, frame: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        latent = self.contextualEncoder(torch.cat((frame, context), dim=1))
+        hyper = self.priorEncoder(latent)
+        latent_hat, hyper_hat = rounded(latent), rounded(hyper)
+        temporal = self.temporalPriorEncoder(context)
+        mean, scale = self.latent_parameters(temporal, self.priorDecoder(hyper_hat), latent_hat)
+        bits = {
+            "latent": self.laplace(latent, mean, scale),
+            "latent_hyper": self.bitEstimator_z(noisy(hyper) if self.training else hyper_hat),
+        }
+        return self.reconstruct(latent_hat, context).float(), bits
+
+    # ------------------------------------------------------------------ the receiver's functions
+
+    def motion_parameters(self, prior: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and scales of the motion latent from its hyperprior and its decoded part."""
+        spatial = self.auto_regressive_mv(latent)
+        mean, scale = self.entropy_parameters_mv(torch.cat((prior, spatial), dim=1)).chunk(2, 1)
+        return mean, scale
+
+    def latent_parameters(
+        self, temporal: Tensor, prior: Tensor, latent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Means and scales of the latent from the three priors."""
+        joined = torch.cat((temporal, prior, self.auto_regressive(latent)), dim=1)
+        mean, scale = self.entropy_parameters(joined).chunk(2, 1)
+        return mean, scale
+
+    def decode_motion(self, latent: Tensor, previous: Tensor) -> Tensor:
+        """Motion (N, 2, H, W) in pixels."""
+        motion = self.mvDecoder_part1(latent)
+        return motion + self.mvDecoder_part2(torch.cat((motion, previous), dim=1))
+
+    def make_context(self, previous: Tensor, motion: Tensor) -> Tensor:
+        """Features of the reference, moved to where the current frame needs them."""
+        return self.context_refine(warp(self.feature_extract(previous), motion))
+
+    def reconstruct(self, latent: Tensor, context: Tensor) -> Tensor:
+        """The picture, not yet clamped."""
+        feature = self.contextualDecoder_part1(latent)
+        return self.contextualDecoder_part2(torch.cat((feature, context), dim=1))
+
+    # ------------------------------------------------------------------ contract
+
+    def decoder_modules(self) -> tuple[str, ...]:
+        return tuple(name for name in MOTION + CONTEXT if name not in ENCODER_ONLY)
+
+    def stages(self) -> tuple[Stage, ...]:
+        motion = ("motion", "motion_hyper")
+        return (
+            Stage("flow", ("opticFlow",), picture="flow", streams=(), scales=4),
+            Stage("motion", MOTION, picture="motion", streams=motion),
+            Stage("reconstruction", CONTEXT, streams=("latent", "latent_hyper")),
+            Stage("joint", MOTION + CONTEXT),
+            Stage("unrolled", MOTION + CONTEXT, frames=3),
+        )
+
+    def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(state)
+
+    def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
+        size = round_up(height), round_up(width)
+        motion, latent = self.mvDecoder_part1[0].in_channels, self.auto_regressive.in_channels
+        motion_hyper = self.mvpriorDecoder[0].in_channels
+        latent_hyper = self.priorDecoder[0].in_channels
+        motion_prior = self.mvpriorDecoder[4].out_channels
+        latent_prior = self.priorDecoder[4].out_channels
+        temporal = self.temporalPriorEncoder[6].out_channels
+        context = self.context_refine[1].out_channels
+
+        def graph(name, function, inputs, outputs):  # noqa: ANN001
+            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+            return DecoderGraph(name, self, function, specs, outputs, size)
+
+        return (
+            graph(
+                "motion_prior",
+                lambda codec, hyper: codec.mvpriorDecoder(hyper),
+                {"motion_hyper": (motion_hyper, 64)},
+                ("motion_prior",),
+            ),
+            graph(
+                "motion_parameters",
+                lambda codec, prior, decoded: codec.motion_parameters(prior, decoded),
+                {"motion_prior": (motion_prior, 16), "motion_latent": (motion, 16)},
+                ("motion_mean", "motion_scale"),
+            ),
+            graph(
+                "context",
+                _context_and_temporal_prior,
+                {"motion_latent": (motion, 16), "reference": (3, 1)},
+                ("context", "temporal_prior"),
+            ),
+            graph(
+                "latent_prior",
+                lambda codec, hyper: codec.priorDecoder(hyper),
+                {"latent_hyper": (latent_hyper, 64)},
+                ("latent_prior",),
+            ),
+            graph(
+                "latent_parameters",
+                lambda codec, *priors: codec.latent_parameters(*priors),
+                {
+                    "temporal_prior": (temporal, 16),
+                    "latent_prior": (latent_prior, 16),
+                    "latent": (latent, 16),
+                },
+                ("latent_mean", "latent_scale"),
+            ),
+            graph(
+                "reconstruction",
+                lambda codec, decoded, ctx: codec.reconstruct(decoded, ctx).clamp(0, 1),
+                {"latent": (latent, 16), "context": (context, 1)},
+                ("frame",),
+            ),
+        )
+
+
+def _context_and_temporal_prior(
+    codec: DCVC, motion_latent: Tensor, reference: Tensor
+) -> tuple[Tensor, Tensor]:
+    context = codec.make_context(reference, codec.decode_motion(motion_latent, reference))
+    return context, codec.temporalPriorEncoder(context)
+
+
+def _hyper_encoder(latent: int, hyper: int) -> nn.Sequential:
+    return nn.Sequential(
+        conv(latent, hyper, 3),
+        nn.LeakyReLU(),
+        conv(hyper, hyper, 5, 2),
+        nn.LeakyReLU(),
+        conv(hyper, hyper, 5, 2),
+    )
+
+
+def _hyper_decoder(hyper: int, first: int, second: int, prior: int) -> nn.Sequential:
+    return nn.Sequential(
+        deconv(hyper, first, 5),
+        nn.LeakyReLU(),
+        deconv(first, second, 5),
+        nn.LeakyReLU(),
+        deconv(second, prior, 3, 1),
+    )
+
+
+def _parameter_network(latent: int) -> nn.Sequential:
+    """1x1 network from the concatenated priors (4 x latent) to means and scales (2 x latent)."""
+    return nn.Sequential(
+        nn.Conv2d(latent * 12 // 3, latent * 10 // 3, 1),
+        nn.LeakyReLU(),
+        nn.Conv2d(latent * 10 // 3, latent * 8 // 3, 1),
+        nn.LeakyReLU(),
+        nn.Conv2d(latent * 8 // 3, latent * 6 // 3, 1),
+    )
+
+
+@torch.no_grad()
+def start_as_copier(codec: DCVC) -> None:
+    """Initial weights with which the decoded picture is the reference itself.
+
+    The flow and the motion start at zero; the first three feature channels carry the colours of
+    the reference through to the picture; the encoder sees the frame minus that copy. Training
+    then begins at the quality of frame repetition instead of at noise, and every step is spent
+    on what moves. (Our own; docs/decisions.md.)
+    """
+    for level in codec.opticFlow.moduleBasic:
+        _zero(level.conv5)
+    _zero(codec.mvDecoder_part2[-1])
+    codec.mvDecoder_part1[-1].weight.mul_(0.1)
+    nn.init.zeros_(codec.mvDecoder_part1[-1].bias)
+
+    _copy_channels(codec.feature_extract[0], 0, 3)
+    _zero(codec.feature_extract[1].conv2)
+    _zero(codec.context_refine[0].conv2)
+    _copy_channels(codec.context_refine[1], 0, 3)
+    mixer = codec.contextualDecoder_part2[0]
+    _copy_channels(mixer, mixer.in_channels // 2, 3)
+    for block in codec.contextualDecoder_part2[1:3]:
+        _zero(block.conv2)
+    last = codec.contextualDecoder_part2[3]
+    _copy_channels(last, 0, 3)
+    last.weight[:, 3:].normal_(0, 0.02)
+
+    first = codec.contextualEncoder[0].weight
+    first[:, 3:6] = -first[:, 0:3]
+    for network in (codec.entropy_parameters, codec.entropy_parameters_mv):
+        means = network[-1].out_channels // 2
+        network[-1].bias[:means] = 0
+        network[-1].bias[means:] = 1
+
+
+def _zero(layer: nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def _copy_channels(layer: nn.Conv2d, first_input: int, count: int) -> None:
+    """Make outputs 0 ... count - 1 copies of the inputs from `first_input` on."""
+    layer.weight[:count] = 0
+    layer.bias[:count] = 0
+    centre = layer.kernel_size[0] // 2
+    for i in range(count):
+        layer.weight[i, first_input + i, centre, centre] = 1

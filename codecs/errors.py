@@ -1,0 +1,8 @@
+"""The one exception that a user is meant to see."""
+
+
+class UserError(Exception):
+    """Something the user can put right: the message says what is wrong, where, and what to do.
+
+    Command lines print the message alone and exit with status 2; every other exception is a bug.
+    """

@@ -1,0 +1,158 @@
+"""I frames by a real image or video codec: real bytes out, the decoded picture back."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcodecs.anchor import (
+    ClipCoder,
+    Colour,
+    check_encoder,
+    decode,
+    encode,
+    picture_to_frame,
+    video_encoder,
+)
+from vcodecs.errors import UserError
+
+
+class IntraCodec(ABC):
+    """Codes one picture by itself. `name` says in a report what was used."""
+
+    name: str
+
+    @abstractmethod
+    def compress(self, frame: Tensor) -> bytes:
+        """Encode one picture (1, 3, H, W), RGB in [0, 1]."""
+
+    @abstractmethod
+    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
+        """Decode `compress`'s bytes to (1, 3, height, width), RGB in [0, 1], on the CPU.
+
+        Raises UserError where the bytes cannot be decoded. They carry no checksum: whoever stores
+        them guards against damage that still decodes.
+        """
+
+    def encode(self, frame: Tensor) -> tuple[Tensor, int]:
+        """Code one picture (1, 3, H, W), RGB in [0, 1]: (what a receiver sees, bits taken).
+
+        The picture comes out of the bytes that are counted, on the device that it came from.
+        """
+        data = self.compress(frame)
+        height, width = frame.shape[-2:]
+        return self.decompress(data, height, width).to(frame.device), 8 * len(data)
+
+
+class PyAVIntra(IntraCodec):
+    """x265 ("hevc") or x264 ("h264") at a constant QP from 0 (best) to 51.
+
+    Pictures pass through 8-bit RGB and YCbCr of the stated matrix ("bt709", "bt601"), range
+    ("limited", "full") and pixel format on either side; any size is taken.
+    """
+
+    def __init__(
+        self,
+        codec: str = "hevc",
+        qp: int = 22,
+        matrix: str = "bt709",
+        range: str = "limited",
+        pixel_format: str = "yuv420p",
+    ) -> None:
+        self._coder = ClipCoder(codec, qp, Colour(matrix, range, pixel_format), all_intra=True)
+        self.name = self._coder.name
+
+    def compress(self, frame: Tensor) -> bytes:
+        return self._coder.compress(_to_uint8(frame)[None])[0]
+
+    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
+        return _to_tensor(self._coder.decompress([data], height, width)[0])
+
+
+class LosslessIntra(IntraCodec):
+    """The original picture, rounded to 8 bits, for the real bits of lossless coding (FFV1)."""
+
+    name = "FFV1 lossless, RGB 8-bit"
+    _PIXEL_FORMAT = "bgr0"
+    # FFV1's first version keeps its header in the frame; later ones keep it in the container.
+    _OPTIONS = {"level": "1"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        check_encoder("lossless")
+
+    def compress(self, frame: Tensor) -> bytes:
+        picture = picture_to_frame(_to_uint8(frame)).reformat(format=self._PIXEL_FORMAT)
+        size = (picture.height, picture.width)
+        context = video_encoder("lossless", size, self._PIXEL_FORMAT, 30, self._OPTIONS)
+        return b"".join(map(bytes, encode(context, [picture])))
+
+    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
+        context = av.CodecContext.create("ffv1", "r")
+        context.height, context.width = height, width
+        decoded = decode(context, [data])
+        if len(decoded) != 1:
+            raise UserError("ffv1 data does not hold one picture: the stream is damaged")
+        return _to_tensor(decoded[0].to_ndarray(format="rgb24").transpose(2, 0, 1))
+
+
+_REGISTRY: dict[str, Callable[..., IntraCodec]] = {
+    "hevc": partial(PyAVIntra, "hevc"),
+    "h264": partial(PyAVIntra, "h264"),
+    "lossless": LosslessIntra,
+}
+
+
+def register_intra(name: str, factory: Callable[..., IntraCodec]) -> None:
+    """Add an intra codec: `factory` takes its options as keywords (whole numbers as int)."""
+    if name in _REGISTRY:
+        raise ValueError(f"intra codec {name!r} is registered already")
+    _REGISTRY[name] = factory
+
+
+def intra_names() -> tuple[str, ...]:
+    """Registered names, for `create_intra`."""
+    return tuple(_REGISTRY)
+
+
+def create_intra(spec: str) -> IntraCodec:
+    """Make an intra codec from "NAME" or "NAME:key=value,key=value".
+
+    Examples: "hevc:qp=22", "h264:qp=20,matrix=bt601,range=full", "lossless". An unknown name, key
+    or value is a UserError that lists the known ones.
+    """
+    name, _, rest = spec.partition(":")
+    if name not in _REGISTRY:
+        raise UserError(
+            f"intra codec {name!r} is unknown: choose one of {', '.join(_REGISTRY)}, "
+            'such as "hevc:qp=22"'
+        )
+    factory = _REGISTRY[name]
+    known = inspect.signature(factory).parameters
+    options: dict[str, int | str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = (text.strip() for text in part.partition("="))
+        if key not in known or not equals or not value:
+            allowed = ", ".join(f"{option}=..." for option in known) or "none"
+            raise UserError(f"intra codec {spec!r}: option {part!r} is unknown; options: {allowed}")
+        options[key] = int(value) if value.lstrip("-").isdecimal() else value
+    try:
+        return factory(**options)
+    except UserError as error:
+        raise UserError(f"intra codec {spec!r}: {error}") from error
+
+
+def _to_uint8(frame: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1] to uint8 (3, H, W)."""
+    if frame.ndim != 4 or frame.shape[:2] != (1, 3):
+        raise ValueError(f"expected one RGB picture (1, 3, H, W), got {tuple(frame.shape)}")
+    return (frame[0].detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _to_tensor(picture: np.ndarray) -> Tensor:
+    """uint8 (3, H, W) to (1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(picture))[None].float() / 255

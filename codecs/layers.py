@@ -1,0 +1,131 @@
+"""Layers that several codecs share, with the official state-dict names."""
+
+import copy
+
+import torch
+from compressai.layers import GDN as CompressAIGDN
+from compressai.layers import MaskedConv2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GDN(CompressAIGDN):
+    """Generalised divisive normalisation with `beta` and `gamma` alone in the state dict.
+
+    CompressAI keeps the constants of its reparametrisation as saved buffers; the official codecs
+    do not, so here they are not persistent.
+    """
+
+    def __init__(self, channels: int, inverse: bool = False) -> None:
+        super().__init__(channels, inverse=inverse)
+        for module in self.modules():
+            module._non_persistent_buffers_set.update(module._buffers)
+
+
+class FoldedGDN(nn.Module):
+    """GDN of constants: what `fold` makes of a trained one. Input and output (N, C, H, W)."""
+
+    def __init__(self, source: GDN) -> None:
+        super().__init__()
+        channels = source.beta.numel()
+        self.inverse = source.inverse
+        self.register_buffer("beta", source.beta_reparam(source.beta).detach())
+        gamma = source.gamma_reparam(source.gamma).detach()
+        self.register_buffer("gamma", gamma.reshape(channels, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.sqrt(F.conv2d(x * x, self.gamma, self.beta))
+        return x * norm if self.inverse else x / norm
+
+
+class MaskedConv(MaskedConv2d):
+    """PixelCNN convolution of mask type A (5x5): sees only positions that are decoded already.
+
+    CompressAI's forward overwrites the stored weight; this one multiplies on the way, so that a
+    parametrised weight works as well and the stored one stays as it was loaded.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=5, padding=2, mask_type="A")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
+class SubpelConv(nn.Sequential):
+    """Sub-pixel convolution, x`factor`: a convolution to factor^2 times the channels, shuffled.
+
+    A type of its own (with the keys of a plain Sequential), since output channel c is made by the
+    convolution's channels c * factor^2 ... (c + 1) * factor^2 - 1 and they can only go together.
+    """
+
+    def __init__(self, inputs: int, outputs: int, factor: int = 2) -> None:
+        conv = nn.Conv2d(inputs, outputs * factor**2, 3, padding=1)
+        super().__init__(conv, nn.PixelShuffle(factor))
+        self.factor = factor
+
+
+class ResBlock(nn.Module):
+    """x + conv2(relu(conv1(relu(x)))), both 3x3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        for conv in (self.conv1, self.conv2):
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class ActivatedResBlock(nn.Module):
+    """x + lrelu(conv(lrelu(conv(x)))) with slope 0.1: the second activation is inside the sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution with "same" padding; output sides are the input's over `stride`."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+
+def deconv(inputs: int, outputs: int, kernel: int, stride: int = 2) -> nn.ConvTranspose2d:
+    """A transposed convolution; output sides are the input's times `stride`."""
+    return nn.ConvTranspose2d(
+        inputs, outputs, kernel, stride, padding=kernel // 2, output_padding=stride - 1
+    )
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """A copy in eval mode whose GDN and masked convolutions are plain arithmetic on constants.
+
+    The same function with fewer operations: for export and timing, not for training.
+    """
+    folded = copy.deepcopy(module).eval().requires_grad_(False)
+    for parent in list(folded.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, GDN):
+                setattr(parent, name, FoldedGDN(child))
+            elif isinstance(child, MaskedConv):
+                setattr(parent, name, _plain_conv(child))
+    return folded
+
+
+def _plain_conv(masked: MaskedConv) -> nn.Conv2d:
+    plain = nn.Conv2d(masked.in_channels, masked.out_channels, 5, padding=2)
+    plain.to(masked.weight.device, masked.weight.dtype)
+    plain.weight.data = masked.weight.data * masked.mask
+    plain.bias.data = masked.bias.data
+    return plain.eval().requires_grad_(False)

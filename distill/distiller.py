@@ -1,0 +1,118 @@
+"""Layer-wise distillation: a companion of the trainer that adds the taps' loss.
+
+Two sources for the teacher's feature at a tap. `local`: the teacher's block applied to the
+student's own input, so that each block answers for its own error. `network`: the teacher's own
+run over the same frames with its own references, so that errors that add up are seen.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.losses import distortion
+from distill.taps import Tap, listen, select, widen
+from distill.weights import AdaptiveWeights
+from vcodecs import Reference, Stage, VideoCodec
+
+SOURCES = ("local", "network")
+
+
+class Distiller:
+    """Compares `student` with the frozen `teacher` at `taps`.
+
+    A stage updates only its modules; only their taps count in it.
+    """
+
+    def __init__(
+        self,
+        student: VideoCodec,
+        teacher: VideoCodec,
+        taps: Sequence[Tap],
+        source: str = "local",
+        weight: float = 1.0,
+        weights: AdaptiveWeights | None = None,
+    ) -> None:
+        if source not in SOURCES:
+            raise ValueError(f"source {source!r} is none of {SOURCES}")
+        self.teacher = teacher.requires_grad_(False).train()
+        self.taps = {tap.name: tap for tap in taps}
+        self.source, self.weight = source, weight
+        self.weights = weights or AdaptiveWeights()
+        self.active: set[str] = set()
+        self._terms: dict[str, list[Tensor]] = {}
+        self._truth: dict[str, Tensor] = {}
+        self._reference: Reference | None = None
+        self._hooks = listen(student, tuple(self.taps), self._compare)
+        if source == "network":
+            self._hooks += listen(teacher, tuple(self.taps), self._remember)
+            self._hooks.append(student.register_forward_pre_hook(self._run_teacher))
+
+    # ------------------------------------------------------------------ companion of the trainer
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return []
+
+    def begin_step(self, stage: Stage, progress: float) -> None:
+        self.active = {n for n in self.taps if n.split(".", 1)[0] in stage.modules}
+        self._terms = {}
+        self._reference = None
+
+    def loss(self) -> Tensor | float:
+        """Weighted mean of the distortions of the taps that this step has passed."""
+        means = {name: torch.stack(terms).mean() for name, terms in self._terms.items()}
+        if not means:
+            return 0.0
+        self.weights.update({name: float(mean.detach()) for name, mean in means.items()})
+        shares = self.weights.shares(list(means))
+        return self.weight * sum(shares[name] * mean for name, mean in means.items())
+
+    def end_step(self) -> None:
+        self._terms, self._truth = {}, {}
+
+    def figures(self) -> dict[str, float]:
+        running = [self.weights.running[n] for n in self.active if n in self.weights.running]
+        return {"distillation": sum(running) / len(running)} if running else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"running": dict(self.weights.running)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weights.running = dict(state["running"])
+
+    def close(self) -> None:
+        """Leave the student as it was before."""
+        for hook in self._hooks:
+            hook.remove()
+
+    # ------------------------------------------------------------------ features
+
+    def _compare(self, name: str, given: Tensor, feature: Tensor) -> None:
+        """A tap of the student has run: add its distortion."""
+        if name not in self.active or not torch.is_grad_enabled():
+            return
+        tap = self.taps[name]
+        local = self.source == "local"
+        target = self._local_target(tap, given) if local else self._truth[name]
+        self._terms.setdefault(name, []).append(distortion(feature, select(target, tap.outputs)))
+
+    @torch.no_grad()
+    def _local_target(self, tap: Tap, given: Tensor) -> Tensor:
+        block = self.teacher.get_submodule(tap.name)
+        return block(widen(given.detach(), tap.inputs, _input_channels(block)))
+
+    def _remember(self, name: str, _given: Tensor, feature: Tensor) -> None:
+        self._truth[name] = feature
+
+    @torch.no_grad()
+    def _run_teacher(self, _student: nn.Module, inputs: tuple) -> None:
+        """Code the frame that the student is about to code, from the teacher's own reference."""
+        frame, reference, *rest = inputs
+        coded = self.teacher(frame, self._reference or reference.detached(), *rest)
+        self._reference = coded.reference
+
+
+def _input_channels(block: nn.Module) -> int:
+    first = next(m for m in block.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))
+    return first.in_channels

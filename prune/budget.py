@@ -1,0 +1,73 @@
+"""The MACs of a decoder as a function of how many channels each group keeps."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from prune.groups import Channels
+from prune.macs import decoder_macs
+from prune.mask import convolution
+from vcodecs import VideoCodec
+from vcodecs.layers import GDN, SubpelConv
+
+
+class CostModel:
+    """A layer costs its dense MACs times the kept part of its inputs times that of its outputs.
+
+    Exact for convolutions, transposed ones and GDN; differentiable in the counts.
+    """
+
+    def __init__(self, codec: VideoCodec, channels: Channels, height: int, width: int) -> None:
+        dense = decoder_macs(codec, height, width)
+        self.layers = tuple(name for name, macs in dense.by_layer.items() if macs)
+        self.macs = torch.tensor([dense.by_layer[n] for n in self.layers], dtype=torch.float64)
+        self.sizes = torch.tensor([g.size for g in channels.groups], dtype=torch.float64)
+        shape = len(self.layers), len(channels.groups)
+        self.inputs = torch.zeros(shape, dtype=torch.float64)
+        self.outputs = torch.zeros(shape, dtype=torch.float64)
+        row = {name: i for i, name in enumerate(self.layers)}
+        for g, group in enumerate(channels.groups):
+            for member in group.members:
+                if member.layer not in row:
+                    continue
+                ins, outs = _widths(codec, member.layer)
+                count = sum(len(indices) for indices in member.channels) / group.size
+                if member.side in ("in", "norm"):
+                    self.inputs[row[member.layer], g] += count / ins
+                if member.side in ("out", "norm"):
+                    self.outputs[row[member.layer], g] += count / outs
+        # What no group covers stays: symbols, pictures, motion vectors.
+        self.fixed_inputs = 1 - self.inputs @ self.sizes
+        self.fixed_outputs = 1 - self.outputs @ self.sizes
+
+    def total(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
+        """MACs with `counts` (G,) channels kept, of all decoder modules or of these."""
+        counts = counts.double()
+        kept = (self.fixed_inputs + self.inputs @ counts) * (
+            self.fixed_outputs + self.outputs @ counts
+        )
+        costs = self.macs * kept
+        return costs.sum() if modules is None else costs[self._rows(modules)].sum()
+
+    def fraction(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
+        """`total` over that of the dense decoder."""
+        return self.total(counts, modules) / self.total(self.sizes, modules)
+
+    def least(self, modules: Iterable[str] | None = None, floor: Sequence[int] = ()) -> float:
+        """The smallest fraction that is possible with `floor` (G,) channels a group."""
+        return float(self.fraction(torch.tensor(floor, dtype=torch.float64), modules))
+
+    def _rows(self, modules: Iterable[str]) -> Tensor:
+        wanted = set(modules)
+        return torch.tensor([n.split(".", 1)[0] in wanted for n in self.layers])
+
+
+def _widths(codec: VideoCodec, name: str) -> tuple[int, int]:
+    """Input and output channels of a layer as the groups count them."""
+    layer = codec.get_submodule(name)
+    if isinstance(layer, GDN):
+        return layer.beta.numel(), layer.beta.numel()
+    conv = convolution(codec, name)
+    shrink = layer.factor**2 if isinstance(layer, SubpelConv) else 1
+    return conv.in_channels, conv.out_channels // shrink

@@ -1,0 +1,223 @@
+"""The decoder as a bundle of ONNX graphs: `python -m prune.export CHECKPOINT FOLDER`.
+
+One .onnx file for each decoder graph (the receiver is cut where it has to read bits), and
+bundle.json with the wiring: what every graph is fed with, what it yields, hashes, rate points.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+import vcodecs
+from prune.cli import main
+from prune.progress import console
+from vcodecs import DecoderGraph, UserError, VideoCodec, checkpoints
+from vcodecs.contract import SIZE_MULTIPLE
+from vcodecs.files import atomic_write, replacing
+from vcodecs.layers import fold
+
+OPSET = 20
+TOLERANCE = 1e-4
+"""Largest difference between torch and onnxruntime, relative to the tensor's largest value."""
+LARGEST = 128  # frames of dynamic bundles: up to 128 x 64 = 8192 pixels a side
+
+
+@dataclass(frozen=True)
+class Size:
+    """Frame size of an export. With `dynamic` it is just the size that is traced."""
+
+    height: int
+    width: int
+    dynamic: bool = True
+
+
+def export_bundle(codec: VideoCodec, folder: str | Path, size: Size) -> float:
+    """Write the bundle to `folder`; returns the largest relative difference to torch.
+
+    UserError when onnxruntime and torch differ by more than 1e-4 in any output: then nothing
+    that claims to be a bundle is left behind.
+    """
+    folder = Path(folder)
+    folded = fold(codec).cpu()
+    graphs = folded.decoder_graphs(size.height, size.width)
+    worst = 0.0
+    entries = []
+    for graph in graphs:
+        path = folder / f"{graph.name}.onnx"
+        with replacing(path) as temporary:
+            _export_graph(graph, temporary, size.dynamic)
+            worst = max(worst, _check(folded, graph, temporary, size))
+        entries.append(_entry(graph, path))
+    bundle = {
+        "format": "leanvc-bundle-1",
+        "codec": codec.name,
+        "preset": codec.preset,
+        "rates": list(codec.rates()),
+        "opset": OPSET,
+        "size_multiple": SIZE_MULTIPLE,
+        "size": None if size.dynamic else [graphs[0].size[0], graphs[0].size[1]],
+        "graphs": entries,
+    }
+    atomic_write(folder / "bundle.json", json.dumps(bundle, indent=2) + "\n")
+    return worst
+
+
+def read_bundle(folder: str | Path) -> dict:
+    """bundle.json of a folder, every graph's hash checked. UserError where it is not whole."""
+    path = Path(folder) / "bundle.json"
+    try:
+        bundle = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable bundle ({error})") from error
+    for entry in bundle["graphs"]:
+        file = path.parent / entry["file"]
+        if not file.is_file() or _hash(file) != entry["sha256"]:
+            raise UserError(f"{file}: missing, or not the graph that bundle.json was written for")
+    return bundle
+
+
+def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
+    """An onnxruntime session on one provider; denormals count as zero."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Trained weights leave denormal activations, which are up to a hundred times slower.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+
+
+def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Inputs of the right shapes: whole numbers for symbols and pictures in [0, 1] alike."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: generator.random(shape, np.float32)
+        if name == "reference"
+        else np.round(generator.normal(0, 2, shape)).astype(np.float32)
+        for name, shape in graph.input_shapes().items()
+    }
+
+
+def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
+    inputs = tuple(torch.from_numpy(value) for value in example_inputs(graph).values())
+    shapes = (tuple(_dynamic_shape(spec.stride) for spec in graph.inputs.values()),)
+    with _silence():
+        program = torch.onnx.export(
+            graph,
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=shapes if dynamic else None,
+            verbose=False,
+        )
+    program.save(path)
+
+
+def _dynamic_shape(stride: int) -> dict[int, object]:
+    """Sides as multiples of one pair of dimensions, so that all inputs of a graph agree."""
+    factor = SIZE_MULTIPLE // stride
+    sides = [Dim("h", min=1, max=LARGEST), Dim("w", min=1, max=LARGEST)]
+    return {2 + i: side if factor == 1 else factor * side for i, side in enumerate(sides)}
+
+
+def _check(folded: VideoCodec, graph: DecoderGraph, path: Path, size: Size) -> float:
+    """torch against onnxruntime at the traced size and, where dynamic, at another."""
+    sizes = [(size.height, size.width)]
+    if size.dynamic:
+        sizes.append((size.height + SIZE_MULTIPLE, max(SIZE_MULTIPLE, size.width // 2)))
+    running = session(path)
+    worst = 0.0
+    for height, width in sizes:
+        twin = next(g for g in folded.decoder_graphs(height, width) if g.name == graph.name)
+        inputs = example_inputs(twin, seed=1)
+        with torch.no_grad():
+            expected = twin(*(torch.from_numpy(value) for value in inputs.values()))
+        expected = (expected,) if isinstance(expected, Tensor) else expected
+        results = running.run(None, inputs)
+        worst = max(worst, _largest_difference(expected, results))
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"graph {graph.name}: onnxruntime differs from torch by {worst:.2g} (relative; "
+            f"allowed {TOLERANCE:g})"
+        )
+    return worst
+
+
+def _largest_difference(expected: Sequence[Tensor], results: Sequence[np.ndarray]) -> float:
+    worst = 0.0
+    for a, b in zip(expected, results, strict=True):
+        scale = float(a.abs().max()) or 1.0
+        worst = max(worst, float(np.abs(a.numpy() - b).max()) / scale)
+    return worst
+
+
+def _entry(graph: DecoderGraph, path: Path) -> dict:
+    return {
+        "name": graph.name,
+        "file": path.name,
+        "sha256": _hash(path),
+        "inputs": {
+            name: {"channels": spec.channels, "stride": spec.stride}
+            for name, spec in graph.inputs.items()
+        },
+        "outputs": list(graph.outputs),
+    }
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def _silence():
+    """The exporter prints its progress and notes to its own developers: keep them back."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def command() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m prune.export", description="Export a codec's decoder to ONNX."
+    )
+    parser.add_argument("checkpoint", help="a .safetensors of ours, dense or shrunk")
+    parser.add_argument("folder", help="where the bundle goes")
+    parser.add_argument("--size", default="448x256", help="WIDTHxHEIGHT (default %(default)s)")
+    parser.add_argument("--fixed", action="store_true", help="this size alone")
+    arguments = parser.parse_args()
+    width, _, height = arguments.size.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise UserError(f"--size {arguments.size}: write it as WIDTHxHEIGHT")
+    path = checkpoints.find(arguments.checkpoint)
+    metadata = checkpoints.read_metadata(path) if path.suffix == ".safetensors" else {}
+    if "codec" not in metadata:
+        raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
+    codec = vcodecs.create(metadata["codec"], metadata["preset"], path)
+    size = Size(int(height), int(width), not arguments.fixed)
+    worst = export_bundle(codec, arguments.folder, size)
+    console.print(f"bundle: {arguments.folder} (onnxruntime agrees with torch to {worst:.1e})")
+
+
+if __name__ == "__main__":
+    main(command)

@@ -1,0 +1,122 @@
+"""Counting multiply-accumulates with torch's own counter, on shapes alone."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vcodecs import Reference, VideoCodec
+from vcodecs.contract import round_up
+from vcodecs.layers import SubpelConv, fold
+
+
+@dataclass(frozen=True)
+class Macs:
+    """MACs for one P frame: by layer (the last module that holds weights) and by module."""
+
+    by_layer: dict[str, int]
+    by_module: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_module.values())
+
+
+def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
+    """What the receiver computes for one P frame of `height` x `width` (rounded up to 64).
+
+    Counted: convolutions, transposed ones over their input positions, masked ones densely, GDN as
+    the 1x1 convolution that it is. Not counted, as by torch's counter: warping, activations,
+    element-wise arithmetic.
+    """
+    shadow = _shadow(codec)
+    by_layer = _zero(shadow, codec.decoder_modules())
+    for graph in shadow.decoder_graphs(height, width):
+        inputs = [torch.empty(s, device="meta") for s in graph.input_shapes().values()]
+        _count(graph, inputs, by_layer)
+    return _macs(by_layer)
+
+
+def encoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
+    """What the sender alone computes for one P frame: the modules that no receiver runs.
+
+    The sender runs the decoder's modules as well; they are not in this figure.
+    """
+    shadow = _shadow(codec)
+    names = [n for n, _ in codec.named_children() if n not in codec.decoder_modules()]
+    by_layer = _zero(shadow, names)
+    frame = torch.empty(1, 3, round_up(height), round_up(width), device="meta")
+    reference = Reference(frame)
+    _count(_Coding(shadow, shadow.rates()[0]), [frame, reference], by_layer)
+    return _macs(by_layer)
+
+
+class _Coding(nn.Module):
+    def __init__(self, codec: VideoCodec, rate: float | None) -> None:
+        super().__init__()
+        self.codec, self.rate = codec, rate
+
+    def forward(self, frame: torch.Tensor, reference: Reference) -> None:
+        self.codec.code(frame, reference, self.rate, None)
+
+
+def _shadow(codec: VideoCodec) -> VideoCodec:
+    """A copy without values: shapes are all that counting needs."""
+    return fold(copy.deepcopy(codec)).to("meta")
+
+
+def _zero(codec: nn.Module, modules: tuple[str, ...] | list[str]) -> dict[str, int]:
+    """Every layer with weights of these modules, at 0."""
+    layers = {}
+    inner = set()
+    for name, module in codec.named_modules():
+        if name.split(".", 1)[0] not in modules or name in inner:
+            continue
+        if isinstance(module, SubpelConv):
+            inner.update(f"{name}.{child}" for child, _ in module.named_children())
+            layers[name] = 0
+        elif any(True for _ in module.parameters(recurse=False)) or hasattr(module, "beta"):
+            layers[name] = 0
+    return layers
+
+
+@torch.no_grad()
+def _count(runner: nn.Module, inputs: list, by_layer: dict[str, int]) -> None:
+    """Add the MACs of one call of `runner`, whose attribute `codec` is the codec, by layer."""
+    counter = FlopCounterMode(display=False)
+    before: dict[str, list[int]] = {name: [] for name in by_layer}
+
+    def enter(name: str):
+        return lambda *_: before[name].append(counter.get_total_flops())
+
+    def leave(name: str):
+        def hook(*_: object) -> None:
+            by_layer[name] += (counter.get_total_flops() - before[name].pop()) // 2
+
+        return hook
+
+    hooks = []
+    for name in by_layer:
+        layer = runner.codec.get_submodule(name)
+        hooks.append(layer.register_forward_pre_hook(enter(name)))
+        hooks.append(layer.register_forward_hook(leave(name)))
+    with counter:
+        runner(*inputs)
+    for hook in hooks:
+        hook.remove()
+
+
+def _macs(by_layer: dict[str, int]) -> Macs:
+    by_module: dict[str, int] = {}
+    for name, macs in by_layer.items():
+        module = name.split(".", 1)[0]
+        by_module[module] = by_module.get(module, 0) + macs
+    return Macs(by_layer, by_module)
+
+
+def parameters(codec: VideoCodec, modules: tuple[str, ...] | None = None) -> int:
+    """Number of weights, of all modules or of these direct children."""
+    names = [name for name, _ in codec.named_children()] if modules is None else modules
+    return sum(p.numel() for name in names for p in codec.get_submodule(name).parameters())

@@ -1,0 +1,244 @@
+"""The work of each step: what it reads, what it leaves in its folder."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill import AdaptiveWeights, Distiller, Tap, find_taps
+from prune.evaluate import Evaluation, evaluate
+from prune.export import Size, export_bundle
+from prune.job import Job
+from prune.latency import compare_latency, providers
+from prune.mask import convolution
+from prune.onnx_macs import bundle_macs
+from prune.progress import console
+from prune.recipe import TrainSection, phases_of, settings_of
+from prune.shrink import check_same, masked_copy, shrunk_copy
+from prune.sparsify import Sparsifier
+from prune.steps import read_json, write_json
+from prune.trainer import Companion, Trainer
+from vcodecs import VideoCodec, checkpoints
+
+WEIGHTS = "weights.safetensors"
+
+
+def save_teacher(job: Job, folder: Path) -> None:
+    """The dense codec, whatever it came from, in one format."""
+    checkpoints.save(job.teacher, folder / WEIGHTS)
+
+
+def sparsify(job: Job, folder: Path) -> None:
+    """Sparse training; leaves the masked codec and the channels to keep."""
+    recipe = job.recipe
+    codec = copy.deepcopy(job.teacher)
+    curves: list[dict] = []
+    if recipe.prune.method == "one-shot":
+        kept = job.one_shot()
+    else:
+        steps = sum(phase.steps for phase in recipe.train.phases)
+        sparsifier = Sparsifier(codec, job.channels, job.cost, recipe.prune, max(1, steps))
+        companions: list[Companion] = [sparsifier, *_distillers(job, codec, None)]
+        codec, curves = _train(job, codec, "train", recipe.train, companions, folder)
+        kept = sparsifier.choose()
+        sparsifier.unmask()
+    codec = codec.cpu()
+    write_json(folder / "kept.json", kept)
+    write_json(folder / "curves.json", curves)
+    checkpoints.save(masked_copy(codec, job.channels, kept), folder / WEIGHTS)
+
+
+def shrink(job: Job, sparse: Path, folder: Path) -> None:
+    """Remove the channels, and prove on random pictures and a real clip that nothing changed."""
+    kept = read_json(sparse / "kept.json")
+    masked = job.load(sparse / WEIGHTS)
+    shrunk = shrunk_copy(masked, kept)
+    generator = torch.Generator().manual_seed(job.recipe.seed)
+    random = torch.rand(3, 3, 64, 128, generator=generator)
+    worst = check_same(masked, shrunk, [random, real_clip(job)])
+    checkpoints.save(shrunk, folder / WEIGHTS, kept)
+    write_json(folder / "parity.json", {"masked_vs_shrunk": worst})
+
+
+def real_clip(job: Job) -> Tensor:
+    """Three frames of the first evaluation clip that can be read, at most 256 pixels a side."""
+    for source in job.eval_sources:
+        for index in range(min(len(source), 16)):
+            frames = source.read(index, 0, 3)
+            if len(frames) == 3:
+                return torch.from_numpy(frames[..., :256, :256].copy()).float() / 255
+    return torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+
+
+def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
+    """Train the shrunk codec with the same losses."""
+    kept = read_json(sparse / "kept.json")
+    codec = job.load(shrunk / WEIGHTS)
+    distillers = _distillers(job, codec, kept)
+    codec, curves = _train(job, codec, "finetune", job.recipe.finetune, distillers, folder)
+    checkpoints.save(codec.cpu(), folder / WEIGHTS, kept)
+    write_json(folder / "curves.json", curves)
+
+
+def measure_quality(job: Job, final: Path, folder: Path) -> None:
+    """Dense against sparse on the evaluation clips."""
+    section = job.recipe.evaluate
+    codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
+    entries, notes = [], []
+    for number, source in enumerate(job.eval_sources):
+        result = evaluate(
+            codecs,
+            source,
+            job.intra,
+            job.teacher.rates(),
+            section.frames,
+            section.gop,
+            clips=section.clips,
+            device=_device(job),
+            progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
+            pictures=section.pictures if number == 0 else 0,
+        )
+        entries.append(result.quality_entry(source.name))
+        notes += result.warnings
+        if number == 0:
+            _save_pictures(result, folder / "pictures.npz")
+    job.teacher.cpu()
+    write_json(folder / "quality.json", {"entries": entries, "warnings": notes})
+
+
+def export(job: Job, codec: VideoCodec, folder: Path) -> None:
+    """One ONNX bundle, checked against torch."""
+    section = job.recipe.export
+    worst = export_bundle(codec, folder, Size(section.height, section.width, section.dynamic))
+    write_json(folder / "parity.json", {"torch_vs_onnx": worst})
+
+
+def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path) -> None:
+    """Latency of both bundles, and the MACs that their graphs hold."""
+    section, size = job.recipe.measure, job.recipe.export
+    codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
+    height = section.latency_height if size.dynamic else size.height
+    width = section.latency_width if size.dynamic else size.width
+    rows = [
+        compare_latency(
+            (codecs["dense"], bundles["dense"]),
+            (codecs["sparse"], bundles["sparse"]),
+            height,
+            width,
+            section.runs,
+            section.threads,
+            provider,
+        )
+        for provider in providers()
+    ]
+    counted = {}
+    for name, codec in codecs.items():
+        graphs = codec.decoder_graphs(section.height, section.width)
+        shapes = {k: list(v) for graph in graphs for k, v in graph.input_shapes().items()}
+        counted[name] = bundle_macs(bundles[name], [graph.name for graph in graphs], shapes)
+    write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
+
+
+# ---------------------------------------------------------------------- shared
+
+
+def _train(
+    job: Job,
+    codec: VideoCodec,
+    key: str,
+    section: TrainSection,
+    companions: list[Companion],
+    folder: Path,
+) -> tuple[VideoCodec, list[dict]]:
+    recipe = job.recipe
+    trainer = Trainer(
+        codec,
+        phases_of(recipe, section, codec, key),
+        job.train_sources,
+        settings_of(recipe, section),
+        folder,
+        companions,
+        title=key,
+    )
+    curves = [curve.as_dict() for curve in trainer.run()]
+    for companion in companions:
+        if isinstance(companion, Distiller):
+            companion.close()
+    return trainer.codec, curves
+
+
+def _distillers(
+    job: Job, student: VideoCodec, kept: dict[str, list[int]] | None
+) -> list[Distiller]:
+    section = job.recipe.distill
+    if section.source == "none" or section.weight == 0:
+        return []
+    teacher = copy.deepcopy(job.teacher)
+    taps = [_tap(job, teacher, name, kept) for name in find_taps(teacher)]
+    weights = AdaptiveWeights(section.momentum, section.adaptive)
+    return [Distiller(student, teacher, taps, section.source, section.weight, weights)]
+
+
+def _tap(job: Job, teacher: VideoCodec, name: str, kept: dict[str, list[int]] | None) -> Tap:
+    """The tap with the channels that a shrunk student still has at its two ends."""
+    if kept is None:
+        return Tap(name)
+    block = teacher.get_submodule(name)
+    layers = [
+        f"{name}.{key}" if key else name
+        for key, layer in block.named_modules()
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+    ]
+    layers = [layer for layer in layers if layer in _layers_in_groups(job, teacher)] or [name]
+    first, last = layers[0], layers[-1]
+    ins = convolution(teacher, first).in_channels
+    return Tap(
+        name,
+        _left(job, kept, first, "in", ins),
+        _left(job, kept, last, "out", _outputs(teacher, last)),
+    )
+
+
+def _layers_in_groups(job: Job, teacher: VideoCodec) -> set[str]:
+    known = {m.layer for group in job.channels.groups for m in group.members}
+    return known | set(job.channels.fixed)
+
+
+def _outputs(codec: VideoCodec, name: str) -> int:
+    layer = codec.get_submodule(name)
+    factor = getattr(layer, "factor", 1)
+    return convolution(codec, name).out_channels // factor**2
+
+
+def _left(job: Job, kept: dict[str, list[int]], layer: str, side: str, width: int) -> Tensor | None:
+    """Indices of the dense layer's channels on one side that are not removed; None for all."""
+    gone: set[int] = set()
+    for group in job.channels.groups:
+        removed = set(range(group.size)) - set(kept[group.name])
+        for member in group.members:
+            if member.layer == layer and member.side == side:
+                gone.update(i for c in removed for i in member.channels[c])
+    return torch.tensor([i for i in range(width) if i not in gone]) if gone else None
+
+
+def _save_pictures(result: Evaluation, path: Path) -> None:
+    from vcodecs.files import replacing
+
+    arrays = {}
+    for i, picture in enumerate(result.pictures):
+        arrays |= {
+            f"{i}.original": picture.original,
+            f"{i}.dense": picture.decoded["dense"],
+            f"{i}.sparse": picture.decoded["sparse"],
+            f"{i}.clip": np.array(picture.clip),
+            f"{i}.frame": np.array(picture.frame),
+        }
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def _device(job: Job) -> str:
+    use = job.recipe.train.device == "auto" and torch.cuda.is_available()
+    return "cuda" if use else "cpu"

@@ -1,0 +1,92 @@
+"""What a person sees while training runs: a live bar on a terminal, lines elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+LINE_EVERY_SECONDS = 15.0
+console = Console(highlight=False)
+
+
+class Progress:
+    """Steps done of `total`, with the figures of the last logged one."""
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.first = title, total, done
+        self.live = console.is_terminal
+        self.started = self.last_line = time.monotonic()
+        if self.live:
+            self.bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self.task = self.bar.add_task(title, total=total, completed=done, figures="")
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def show(self, stage: str, done: int, figures: dict[str, float]) -> None:
+        """Report that `done` steps are behind us."""
+        text = describe(figures)
+        if self.live:
+            self.bar.update(
+                self.task, completed=done, figures=text, description=f"{self.title}: {stage}"
+            )
+            return
+        now = time.monotonic()
+        if now - self.last_line < LINE_EVERY_SECONDS and done < self.total:
+            return
+        self.last_line = now
+        left = (now - self.started) / max(1, done - self.first) * (self.total - done)
+        console.print(
+            f"{self.title}: {stage} {done}/{self.total}  {text}  {_clock(left)} left",
+            soft_wrap=True,
+        )
+
+
+def describe(figures: dict[str, float]) -> str:
+    """loss, bpp, PSNR, beta and keep against budget, as far as there are."""
+    parts = [
+        f"{label} {figures[key]:{form}}"
+        for key, label, form in (
+            ("loss", "loss", ".3f"),
+            ("bpp", "bpp", ".3f"),
+            ("psnr", "PSNR", ".2f"),
+            ("beta", "beta", ".2f"),
+        )
+        if key in figures
+    ]
+    if "keep" in figures:
+        parts.append(f"keep {figures['keep']:.2f}/{figures.get('budget', 0):.2f}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,185 @@
+"""Recipes: what a run shall do, checked before anything heavy starts."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from prune.data import SourceSpec
+from prune.trainer import Phase, TrainerSettings
+from vcodecs import Stage, UserError, VideoCodec
+from vcodecs.contract import SIZE_MULTIPLE
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Sources = Annotated[list[SourceSpec], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+class CodecSection(Section):
+    name: str
+    preset: str = "official"
+    checkpoint: str | None = Field(None, description="file, or the name of bundled weights")
+    lagrangian: float = Field(1024, gt=0, alias="lambda", description="of lambda * MSE + bpp")
+
+
+class DataSection(Section):
+    train: Sources
+    eval: Sources
+    crop: int = Field(128, ge=64, multiple_of=SIZE_MULTIPLE, description="pixels, squared")
+    batch: int = Field(4, ge=1)
+    workers: int = Field(1, ge=0)
+
+
+class PhaseSpec(Section):
+    """One phase of training: a stage of the codec with its numbers."""
+
+    stage: str
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    frames: int | None = Field(None, ge=1, le=32, description="P frames unrolled")
+    batch: int | None = Field(None, ge=1)
+    crop: int | None = Field(None, ge=64, multiple_of=SIZE_MULTIPLE)
+
+
+class TrainSection(Section):
+    phases: list[PhaseSpec]
+    clip_norm: float = Field(1.0, gt=0)
+    intra_noise: float = Field(0.02, ge=0, le=0.2)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    device: Literal["auto", "cpu"] = "auto"
+    checkpoint_seconds: float = Field(30.0, gt=0)
+
+
+class BetaSection(Section):
+    """Anneals the gradient-decay factor from `start` to `end` over the middle of the run."""
+
+    start: float = Field(1.0, ge=0, le=1)
+    end: float = Field(0.0, ge=0, le=1)
+    shape: Literal["linear", "cosine"] = "cosine"
+    begin: float = Field(0.1, ge=0, le=1, description="part of the steps done when it starts")
+    finish: float = Field(0.9, ge=0, le=1, description="part of the steps done when it ends")
+
+
+class PruneSection(Section):
+    method: Literal["gradient-decay", "straight-through", "mask-decay", "one-shot"] = (
+        "gradient-decay"
+    )
+    budget: float = Field(0.35, gt=0, le=1, description="decoder MACs kept, of the dense ones")
+    align: int = Field(8, ge=1, le=64, description="channel counts are multiples of this")
+    floor: float = Field(0.1, ge=0, lt=1, description="least part of a group's channels")
+    beta: BetaSection = BetaSection()
+    ramp: float = Field(0.6, gt=0, le=1, description="part of the steps to reach the budget in")
+    temperature: float = Field(0.1, gt=0, description="width of the soft gate, in mean norms")
+    threshold_rate: float | None = Field(
+        None, gt=0, le=1, description="learning rate of thresholds; by the steps where absent"
+    )
+
+
+class DistillSection(Section):
+    source: Literal["local", "network", "none"] = "local"
+    weight: float = Field(1.0, ge=0)
+    adaptive: bool = True
+    momentum: float = Field(0.9, ge=0, lt=1, description="of the running distortions")
+
+
+class EvaluateSection(Section):
+    frames: int = Field(9, ge=2, description="a clip, the I frame included")
+    gop: int = Field(9, ge=2, description="intra period in frames")
+    clips: int | None = Field(None, ge=1, description="at most so many clips")
+    intra: str = "hevc:qp=22"
+    pictures: int = Field(3, ge=0, description="clips whose frames the report shows")
+
+
+class ExportSection(Section):
+    dynamic: bool = Field(True, description="any frame size by 64, or just `height` x `width`")
+    height: int = Field(256, ge=64)
+    width: int = Field(448, ge=64)
+
+
+class MeasureSection(Section):
+    height: int = Field(1088, ge=64, description="of the MACs")
+    width: int = Field(1920, ge=64)
+    latency_height: int = Field(256, ge=64)
+    latency_width: int = Field(448, ge=64)
+    runs: int = Field(15, ge=1, description="timed runs of each model, interleaved")
+    threads: int | None = Field(None, ge=1, description="the machine's cores where absent")
+
+
+class TeacherRecipe(Section):
+    """Trains a dense codec: `python -m prune.train`."""
+
+    codec: CodecSection
+    data: DataSection
+    train: TrainSection
+    evaluate: EvaluateSection = EvaluateSection()
+    seed: int = Field(0, ge=0)
+    output: Path | None = None
+
+
+class Recipe(TeacherRecipe):
+    """The whole run: sparsify, shrink, fine-tune, evaluate, export, measure, report."""
+
+    prune: PruneSection = PruneSection()
+    distill: DistillSection = DistillSection()
+    finetune: TrainSection
+    export: ExportSection = ExportSection()
+    measure: MeasureSection = MeasureSection()
+
+    @model_validator(mode="after")
+    def _beta_in_order(self) -> "Recipe":
+        beta = self.prune.beta
+        if beta.begin >= beta.finish:
+            raise ValueError("prune.beta.begin has to be less than prune.beta.finish")
+        return self
+
+
+def phases_of(
+    recipe: TeacherRecipe, section: TrainSection, codec: VideoCodec, key: str = "train"
+) -> list[Phase]:
+    """The section's phases with the codec's stages filled in; an unknown stage is a UserError."""
+    stages = {stage.name: stage for stage in codec.stages()}
+    phases = []
+    for i, spec in enumerate(section.phases):
+        if spec.stage not in stages:
+            raise UserError(
+                f"{key}.phases.{i}.stage: {codec.name} has no stage {spec.stage!r}; "
+                f"there are: {', '.join(stages)}"
+            )
+        stage: Stage = stages[spec.stage]
+        if spec.frames:
+            stage = replace(stage, frames=spec.frames)
+        phases.append(
+            Phase(
+                name=f"{i + 1} {spec.stage}",
+                stage=stage,
+                steps=spec.steps,
+                learning_rate=spec.learning_rate,
+                batch=spec.batch or recipe.data.batch,
+                crop=spec.crop or recipe.data.crop,
+            )
+        )
+    return phases
+
+
+def settings_of(recipe: TeacherRecipe, section: TrainSection) -> TrainerSettings:
+    """The trainer's settings from a recipe."""
+    return TrainerSettings(
+        lagrangian=recipe.codec.lagrangian,
+        seed=recipe.seed,
+        clip_norm=section.clip_norm,
+        intra_noise=section.intra_noise,
+        workers=recipe.data.workers,
+        precision=section.precision,
+        device=section.device,
+        checkpoint_seconds=section.checkpoint_seconds,
+    )

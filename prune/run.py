@@ -1,0 +1,73 @@
+"""`python -m prune.run RECIPE [key=value …]`: the whole way from a trained codec to the report.
+
+    teacher -> sparse training -> shrink -> fine-tune -> evaluate -> export -> measure -> report
+
+Every step leaves its result in the run's folder and is skipped when it is there already; the same
+command after a crash goes on where it stopped.
+"""
+
+import argparse
+from pathlib import Path
+
+from prune import pipeline
+from prune.assemble import assemble, pictures
+from prune.cli import main
+from prune.headline import headline
+from prune.job import Job
+from prune.load import load_recipe
+from prune.progress import console
+from prune.recipe import Recipe
+from prune.report.render import write_report
+from prune.steps import Steps
+
+
+def run(recipe: Recipe, base: Path) -> Path:
+    """Carry a recipe out; returns the run's folder. `base` is where its relative paths start."""
+    job = Job(recipe, base)
+    for warning in job.warnings:
+        console.print(f"[yellow]warning[/yellow] {warning}")
+    step = Steps(recipe.output)
+    dump = lambda *names: [getattr(recipe, name).model_dump() for name in names]  # noqa: E731
+
+    step("teacher", job.codec_inputs(), lambda f: pipeline.save_teacher(job, f))
+    sparse = step(
+        "sparse",
+        [dump("prune", "distill", "train"), job.training_inputs(), dump("measure")],
+        lambda f: pipeline.sparsify(job, f),
+    )
+    shrunk = step("shrink", None, lambda f: pipeline.shrink(job, sparse, f))
+    final = step("finetune", dump("finetune"), lambda f: pipeline.finetune(job, sparse, shrunk, f))
+    quality = step(
+        "evaluate", job.evaluation_inputs(), lambda f: pipeline.measure_quality(job, final, f)
+    )
+    small = job.load(final / pipeline.WEIGHTS)
+    bundle = step("onnx", dump("export"), lambda f: pipeline.export(job, small, f))
+    dense = step("onnx_dense", None, lambda f: pipeline.export(job, job.teacher, f))
+    bundles = {"dense": dense, "sparse": bundle}
+    speed = step(
+        "measure", dump("measure"), lambda f: pipeline.measure_speed(job, final, bundles, f)
+    )
+    folders = {"sparse": sparse, "shrink": shrunk, "finetune": final, "evaluate": quality}
+    folders |= {"onnx": bundle, "onnx_dense": dense, "measure": speed}
+    report = assemble(job, folders, step.seconds)
+    write_report(report, recipe.output, pictures(quality))
+    console.print(headline(report, recipe.output))
+    return recipe.output
+
+
+def command() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m prune.run",
+        description="Compress a video codec's decoder and report what that brought.",
+    )
+    parser.add_argument("recipe", help="a YAML file, such as recipes/dcvc.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, such as prune.budget=0.5"
+    )
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
+    run(recipe, Path(arguments.recipe).parent)
+
+
+if __name__ == "__main__":
+    main(command)

@@ -1,0 +1,153 @@
+"""The final choice of channels: budget met, counts aligned, no group below its floor."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prune.budget import CostModel
+from prune.groups import Group
+from vcodecs import UserError
+
+TOLERANCE = 0.01
+"""How far the kept MACs may be from the budget, as a part of the dense MACs."""
+
+
+def choose(
+    groups: Sequence[Group],
+    scores: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+    align: int,
+    floor: float,
+) -> dict[str, list[int]]:
+    """Kept channel indices by group name.
+
+    `scores`: by group (C,), comparable between groups, higher is better. One threshold over all
+    scores meets the budget; counts are then rounded to multiples of `align` (or left whole), and
+    moved by the cheapest steps until the budget is met as closely as these counts can.
+    UserError when no choice is within 1 % of the dense MACs.
+    """
+    notches = [allowed_counts(group.size, align, floor) for group in groups]
+    least = float(cost.fraction(_tensor([n[0] for n in notches])))
+    if least > budget + TOLERANCE:
+        raise UserError(
+            f"prune.budget {budget:g}: with align {align} and floor {floor:g} at least "
+            f"{least:.3f} of the MACs stay; lower `align` or `floor`, or raise the budget"
+        )
+    counts = _threshold_counts(scores, notches, cost, budget)
+    position = [_nearest(n, c) for n, c in zip(notches, counts, strict=True)]
+    position = _meet(position, notches, scores, cost, budget)
+    counts = [n[p] for n, p in zip(notches, position, strict=True)]
+    reached = float(cost.fraction(_tensor(counts)))
+    if abs(reached - budget) > TOLERANCE:
+        raise UserError(
+            f"prune.budget {budget:g}: the nearest that counts by {align} reach is {reached:.3f}; "
+            "lower `prune.align`"
+        )
+    return {
+        group.name: sorted(torch.topk(score, count).indices.tolist())
+        for group, score, count in zip(groups, scores, counts, strict=True)
+    }
+
+
+def allowed_counts(size: int, align: int, floor: float) -> list[int]:
+    """Ascending: the multiples of `align` from the floor on, and all channels."""
+    least = max(1, math.ceil(floor * size))
+    return [n for n in range(align, size, align) if n >= least] + [size]
+
+
+def _threshold_counts(
+    scores: Sequence[Tensor], notches: list[list[int]], cost: CostModel, budget: float
+) -> list[int]:
+    """Counts of the channels above the one threshold that meets the budget, by bisection."""
+    everything = torch.cat([score.double().cpu() for score in scores])
+    low, high = float(everything.min()) - 1, float(everything.max()) + 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        counts = [
+            max(n[0], int((score > middle).sum())) for score, n in zip(scores, notches, strict=True)
+        ]
+        if float(cost.fraction(_tensor(counts))) > budget:
+            low = middle
+        else:
+            high = middle
+    return counts
+
+
+def _meet(
+    position: list[int],
+    notches: list[list[int]],
+    scores: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+) -> list[int]:
+    """Move counts notch by notch: the least loss of score for the MACs, then the best fit."""
+    ranked = [torch.sort(s.double().cpu(), descending=True).values for s in scores]
+    while True:
+        here = _fraction(position, notches, cost)
+        step = -1 if here > budget else 1
+        best, best_price = None, math.inf
+        for g in range(len(position)):
+            moved = _moved(position, notches, g, step)
+            if moved is None:
+                continue
+            there = _fraction(moved, notches, cost)
+            if (there - budget) * step > 0 or there == here:
+                continue  # past the budget: left to the fitting below
+            first, last = sorted((notches[g][position[g]], notches[g][moved[g]]))
+            value = float((ranked[g][first:last] - ranked[g][-1]).sum()) + 1e-9
+            price = value / abs(there - here) * -step
+            if price < best_price:
+                best, best_price = moved, price
+        if best is None:
+            return _fit(position, notches, cost, budget)
+        position = best
+
+
+def _fit(
+    position: list[int], notches: list[list[int]], cost: CostModel, budget: float
+) -> list[int]:
+    """The nearest to the budget within two single-notch moves, repeated while it helps."""
+    error = abs(_fraction(position, notches, cost) - budget)
+    while error > TOLERANCE / 4:
+        single = [
+            moved
+            for g in range(len(position))
+            for step in (-1, 1)
+            if (moved := _moved(position, notches, g, step)) is not None
+        ]
+        double = [
+            moved
+            for first in single
+            for g in range(len(position))
+            for step in (-1, 1)
+            if (moved := _moved(first, notches, g, step)) is not None
+        ]
+        best = min(
+            single + double, key=lambda p: abs(_fraction(p, notches, cost) - budget), default=None
+        )
+        if best is None or abs(_fraction(best, notches, cost) - budget) >= error - 1e-9:
+            break
+        position, error = best, abs(_fraction(best, notches, cost) - budget)
+    return position
+
+
+def _moved(position: list[int], notches: list[list[int]], g: int, step: int) -> list[int] | None:
+    new = position[g] + step
+    if not 0 <= new < len(notches[g]):
+        return None
+    return [*position[:g], new, *position[g + 1 :]]
+
+
+def _fraction(position: list[int], notches: list[list[int]], cost: CostModel) -> float:
+    return float(cost.fraction(_tensor([n[p] for n, p in zip(notches, position, strict=True)])))
+
+
+def _nearest(notches: list[int], count: int) -> int:
+    return min(range(len(notches)), key=lambda i: abs(notches[i] - count))
+
+
+def _tensor(counts: Sequence[int]) -> Tensor:
+    return torch.tensor(counts, dtype=torch.float64)
