@@ -1,141 +1,201 @@
 """Reading recipes: YAML, `key=value` overrides, and errors that point at a line."""
 
-from collections.abc import Sequence
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from vcodecs import UserError
 
-Model = TypeVar("Model", bound=BaseModel)
+DEEPEST = 20  # keys of an override; no recipe is nested that deep
+MOST_FAULTS = 10  # shown of one recipe
+LONGEST = 80  # characters of a value or an override in a message
+
+Keys = tuple[str, ...]
+
+
+@dataclass
+class Origin:
+    """Where the settings of a recipe were written: lines of a file, and overrides by key."""
+
+    path: Path
+    tree: yaml.Node
+    overrides: dict[Keys, str] = field(default_factory=dict)
+
+    def where(self, keys: Keys) -> str:
+        """`recipe FILE:LINE` or the override that set the setting, or a part of it."""
+        for set_here, text in reversed(self.overrides.items()):
+            shorter = min(len(set_here), len(keys))
+            if keys and keys[:shorter] == set_here[:shorter]:
+                return f"override {_short(text)!r}"
+        return f"recipe {self.path}:{_line(self.tree, keys)}"
+
+
+class Located(BaseModel):
+    """A recipe that knows where its settings were written."""
+
+    _origin: Origin | None = PrivateAttr(None)
+
+    def at(self, key: str) -> str:
+        """How a message about the dotted `key` begins: its place in the file, and its name."""
+        where = self._origin and self._origin.where(tuple(key.split(".")))
+        return f"{where}: {key}" if where else key
+
+    @contextmanager
+    def blame(self, key: str) -> Iterator[None]:
+        """Let a UserError raised within name the setting that it is about."""
+        try:
+            yield
+        except UserError as error:
+            message = str(error).removeprefix(f"{key} ")
+            raise UserError(f"{self.at(key)}: {message}") from error
+
+
+Model = TypeVar("Model", bound=Located)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str], model: type[Model]) -> Model:
     """Read and check a recipe.
 
-    `overrides` are `dotted.key=value`, the value in YAML. UserError names the line of the file (or
-    the override) of every fault and says what is allowed there.
+    `overrides` are `dotted.key=value`, the value in YAML; of two for one key the last holds.
+    UserError has a line for every fault, which names the line of the file or the override, the
+    setting, its value and what is allowed there.
     """
     path = Path(path)
+    origin, content = _read(path)
+    for override in overrides:
+        keys, value = _parse(override)
+        content = _with(content, keys, value, override)
+        origin.overrides.pop(keys, None)
+        origin.overrides[keys] = override
+    if content.get("output") is None:
+        content["output"] = f"runs/{path.stem}"
+    try:
+        recipe = model.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors()
+        lines = [_describe(fault, origin, model) for fault in faults[:MOST_FAULTS]]
+        if len(faults) > MOST_FAULTS:
+            lines.append(f"recipe {path}: {len(faults) - MOST_FAULTS} more faults")
+        raise UserError("\n".join(lines)) from error
+    recipe._origin = origin
+    return recipe
+
+
+# ---------------------------------------------------------------------- YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values as YAML 1.2 has them: `no` is a word, 1e-4 a number, 1:30 and dates are text."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            problem = f"{_shown(node.value)} is no value of {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark) from error
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", "<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+    )
+
+
+def _read(path: Path) -> tuple[Origin, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.compose(text, yaml.SafeLoader)
-        content = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"recipe {path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"recipe {path}: not UTF-8 text") from error
+    try:
+        tree, content = _parse_yaml(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"recipe {path}{line}: not valid YAML: {problem}") from error
+        line, problem = _problem(error, text)
+        raise UserError(f"recipe {path}:{line}: {problem}") from error
     if not isinstance(content, dict):
-        raise UserError(f"recipe {path}: holds no settings (`key: value` lines)")
-    _check_no_key_twice(tree, path)
-    overridden = {}
-    for override in overrides:
-        keys, value = _parse(override)
-        _set(content, keys, value, override)
-        overridden[keys] = override
-    content.setdefault("output", f"runs/{path.stem}")
+        raise UserError(f"recipe {path}:1: holds no settings (`key: value` lines)")
+    return Origin(path, tree), content
+
+
+def _parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
+    """The tree with its line numbers, and the content. Every fault is a yaml.YAMLError."""
     try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        lines = [_describe(fault, path, tree, overridden, model) for fault in error.errors()]
-        raise UserError("\n".join(lines)) from error
+        loader = _Loader(text)
+        tree = loader.get_single_node()
+        if tree is None:
+            return None, None
+        _check(tree, set(), set())
+        return tree, loader.construct_document(tree)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
 
 
-def _parse(override: str) -> tuple[tuple[str, ...], Any]:
-    key, separator, value = override.partition("=")
-    if not separator or not all(key.split(".")):
-        raise UserError(f"override {override!r}: write it as dotted.key=value")
-    try:
-        return tuple(key.split(".")), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+def _check(node: yaml.Node, done: set[int], above: set[int]) -> None:
+    """Refuse what YAML allows and no recipe means: keys given twice, and odd keys, and loops."""
+    if id(node) in above:
+        raise yaml.MarkedYAMLError(None, None, "an alias within its own anchor", node.start_mark)
+    if id(node) in done or isinstance(node, yaml.ScalarNode):
+        return
+    done.add(id(node))
+    children = node.value
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise yaml.MarkedYAMLError(None, None, "a key has to be a name", key.start_mark)
+            if key.value in seen:
+                problem = f"{key.value}: this key is there twice"
+                raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+            if key.value == "<<" and isinstance(value, yaml.SequenceNode):
+                # Merging several multiplies: a few lines can then ask for millions of settings.
+                raise yaml.MarkedYAMLError(None, None, "<< takes one alias", key.start_mark)
+            seen.add(key.value)
+        children = [value for _, value in node.value]
+    for child in children:
+        _check(child, done, above | {id(node)})
 
 
-def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
-    place: Any = content
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(place, list):
-            if not key.isdecimal() or int(key) >= len(place):
-                raise UserError(
-                    f"override {override!r}: {'.'.join(keys[:depth])} is a list of {len(place)} "
-                    f"entries, counted from 0; {key!r} is none of them"
-                )
-            key = int(key)
-        elif not isinstance(place, dict):
-            raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} has no keys")
-        if last:
-            place[key] = value
-        elif isinstance(place, dict):
-            # A section left empty in the file ("prune:") reads as null.
-            place[key] = {} if place.get(key) is None else place[key]
-            place = place[key]
-        else:
-            place = place[key]
+def _problem(error: yaml.YAMLError, text: str) -> tuple[int, str]:
+    """The line, from 1, and what is wrong there, in one line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return text.count("\n", 0, error.position) + 1, "not valid YAML: an unprintable character"
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    context = getattr(error, "context", None)
+    # Faults found by the parser itself are worded for those who know YAML's grammar.
+    prefix = "not valid YAML: " if type(error) is not yaml.MarkedYAMLError else ""
+    return (mark.line + 1 if mark else 1), f"{prefix}{problem}{f' ({context})' if context else ''}"
 
 
-def _describe(
-    fault: Any,
-    path: Path,
-    tree: yaml.Node,
-    overridden: dict[tuple[str, ...], str],
-    model: type[BaseModel],
-) -> str:
-    loc = tuple(str(part) for part in fault["loc"])
-    override = next((text for keys, text in overridden.items() if loc[: len(keys)] == keys), None)
-    where = f"override {override!r}" if override else f"recipe {path}:{_line(tree, loc)}"
-    key = ".".join(loc) or "recipe"
-    if fault["type"] == "extra_forbidden":
-        allowed = _fields(model, loc[:-1])
-        return f"{where}: {key}: no such setting; there are: {', '.join(allowed)}"
-    if fault["type"] == "missing":
-        return f"{where}: {key}: this setting is needed"
-    message = fault["msg"].removeprefix("Value error, ")
-    if isinstance(fault.get("input"), str | int | float | None):
-        message += f" (it is {fault['input']!r})"
-    return f"{where}: {key}: {message}"
-
-
-def _fields(model: type[BaseModel], loc: tuple[str, ...]) -> list[str]:
-    """Names of the settings in the section at `loc`."""
-    annotation: Any = model
-    for part in loc:
-        if part.isdecimal():
-            continue
-        fields = annotation.model_fields
-        field = fields.get(part) or next(f for f in fields.values() if f.alias == part)
-        annotation = _section_type(field.annotation)
-    return sorted(field.alias or name for name, field in annotation.model_fields.items())
-
-
-def _section_type(annotation: Any) -> Any:
-    """The model class inside list[...], Optional and so on."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _section_type(inner)
-        if found is not None:
-            return found
-    return None
-
-
-def _line(node: yaml.Node, loc: tuple[str, ...]) -> int:
-    """Line of the deepest part of `loc` that the file has, from 1."""
+def _line(node: yaml.Node, keys: Keys) -> int:
+    """Line of the deepest part of `keys` that the file has, from 1."""
     line = node.start_mark.line + 1
-    for part in loc:
+    for part in keys:
         if isinstance(node, yaml.MappingNode):
+            # Of a key that is merged in as well, the last is the file's own.
             pairs = [(k, v) for k, v in node.value if k.value == part]
             if not pairs:
                 return line
-            line = pairs[0][0].start_mark.line + 1
-            node = pairs[0][1]
+            line = pairs[-1][0].start_mark.line + 1
+            node = pairs[-1][1]
         elif isinstance(node, yaml.SequenceNode) and part.isdecimal():
             if int(part) >= len(node.value):
                 return line
@@ -146,15 +206,90 @@ def _line(node: yaml.Node, loc: tuple[str, ...]) -> int:
     return line
 
 
-def _check_no_key_twice(node: yaml.Node | None, path: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise UserError(f"recipe {path}:{line}: {key.value}: this key is there twice")
-            seen.add(key.value)
-            _check_no_key_twice(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check_no_key_twice(item, path)
+# ---------------------------------------------------------------------- overrides
+
+
+def _parse(override: str) -> tuple[Keys, Any]:
+    key, separator, value = override.partition("=")
+    keys = tuple(key.split("."))
+    if not separator or not all(keys) or len(keys) > DEEPEST:
+        raise UserError(f"override {_short(override)!r}: write it as dotted.key=value")
+    try:
+        return keys, _parse_yaml(value)[1]
+    except yaml.YAMLError as error:
+        _, problem = _problem(error, value)
+        raise UserError(f"override {_short(override)!r}: {key}: {problem}") from error
+
+
+def _with(place: Any, keys: Keys, value: Any, override: str, depth: int = 0) -> Any:
+    """`place` with the value set; copied on the way, as anchors may share it with other places."""
+    if depth == len(keys):
+        return value
+    key, here = keys[depth], ".".join(keys[:depth])
+    if isinstance(place, list):
+        index = int(key) if key.isdecimal() and len(key) < 10 else len(place)
+        if index >= len(place):
+            raise UserError(
+                f"override {_short(override)!r}: XX                f"from 0; {key!r} is none of them"
+            )
+        changed = _with(place[index], keys, value, override, depth + 1)
+        return [*place[:index], changed, *place[index + 1 :]]
+    # A section left empty in the file ("prune:") reads as null.
+    place = {} if place is None else place
+    if not isinstance(place, dict):
+        raise UserError(f"override {_short(override)!r}: {here} is {_shown(place)} and has no keys")
+    return {**place, key: _with(place.get(key), keys, value, override, depth + 1)}
+
+
+# ---------------------------------------------------------------------- faults
+
+
+def _describe(fault: Any, origin: Origin, model: type[BaseModel]) -> str:
+    keys = tuple(str(part) for part in fault["loc"])
+    start = f"{origin.where(keys)}: {_escaped('.'.join(keys)) or 'recipe'}"
+    if fault["type"] == "extra_forbidden":
+        allowed = _fields(model, keys[:-1])
+        near = difflib.get_close_matches(keys[-1], allowed, 1)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        return f"{start}: no such setting{guess}; there are: {', '.join(allowed)}"
+    if fault["type"] == "missing":
+        return f"{start}: this setting is needed"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "model_type":
+        message = f"a section is expected, with settings of {', '.join(_fields(model, keys))}"
+    return f"{start}: {message} (it is {_shown(fault.get('input'))})"
+
+
+def _fields(model: type[BaseModel], keys: Keys) -> list[str]:
+    """Names of the settings in the section at `keys`."""
+    section: Any = model
+    for part in keys:
+        if not part.isdecimal():
+            named = {f.alias or name: f for name, f in section.model_fields.items()}
+            section = _section_type(named[part].annotation)
+    return sorted(field.alias or name for name, field in section.model_fields.items())
+
+
+def _section_type(annotation: Any) -> Any:
+    """The model class inside list[...], Optional and so on."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_section_type(part) for part in getattr(annotation, "__args__", ()))
+    return next((found for found in inner if found is not None), None)
+
+
+def _shown(value: Any) -> str:
+    """A value as one would write it in a recipe, in at most `LONGEST` characters."""
+    if isinstance(value, dict | list):
+        return f"a {'section' if isinstance(value, dict) else 'list'} of {len(value)}"
+    text = _escaped(json.dumps(value, default=str, ensure_ascii=False))
+    return _short(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _escaped(text: str) -> str:
+    """`text` without line breaks and other characters that would tear a message apart."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -4,17 +4,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from prune.data import SourceSpec
+from prune.load import Located
 from prune.trainer import Phase, TrainerSettings
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.contract import SIZE_MULTIPLE
 
 
 def _as_list(value: Any) -> Any:
+    if value is None:
+        return []
     return value if isinstance(value, list) else [value]
 
+
+Side = Annotated[int, Field(ge=64, le=8192)]
+"""Height or width of frames in pixels."""
 
 Sources = Annotated[list[SourceSpec], BeforeValidator(_as_list), Field(min_length=1)]
 
@@ -22,7 +36,19 @@ Sources = Annotated[list[SourceSpec], BeforeValidator(_as_list), Field(min_lengt
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", populate_by_name=True, frozen=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name].annotation
+        if value is None and isinstance(kind, type) and issubclass(kind, BaseModel):
+            return {}  # a section whose lines are all commented out
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("true and false stand for no number, word or section here")
+        return value
 
 
 class CodecSection(Section):
@@ -35,20 +61,20 @@ class CodecSection(Section):
 class DataSection(Section):
     train: Sources
     eval: Sources
-    crop: int = Field(128, ge=64, multiple_of=SIZE_MULTIPLE, description="pixels, squared")
-    batch: int = Field(4, ge=1)
-    workers: int = Field(1, ge=0)
+    crop: int = Field(128, ge=64, le=2048, multiple_of=SIZE_MULTIPLE, description="pixels, squared")
+    batch: int = Field(4, ge=1, le=4096)
+    workers: int = Field(1, ge=0, le=256)
 
 
 class PhaseSpec(Section):
     """One phase of training: a stage of the codec with its numbers."""
 
     stage: str
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=10**9)
     learning_rate: float = Field(1e-4, gt=0, le=1)
     frames: int | None = Field(None, ge=1, le=32, description="P frames unrolled")
-    batch: int | None = Field(None, ge=1)
-    crop: int | None = Field(None, ge=64, multiple_of=SIZE_MULTIPLE)
+    batch: int | None = Field(None, ge=1, le=4096)
+    crop: int | None = Field(None, ge=64, le=2048, multiple_of=SIZE_MULTIPLE)
 
 
 class TrainSection(Section):
@@ -69,6 +95,12 @@ class BetaSection(Section):
     begin: float = Field(0.1, ge=0, le=1, description="part of the steps done when it starts")
     finish: float = Field(0.9, ge=0, le=1, description="part of the steps done when it ends")
 
+    @model_validator(mode="after")
+    def _in_order(self) -> "BetaSection":
+        if self.begin >= self.finish:
+            raise ValueError(f"begin {self.begin:g} has to be less than finish {self.finish:g}")
+        return self
+
 
 class PruneSection(Section):
     method: Literal["gradient-decay", "straight-through", "mask-decay", "one-shot"] = (
@@ -79,7 +111,7 @@ class PruneSection(Section):
     floor: float = Field(0.1, ge=0, lt=1, description="least part of a group's channels")
     beta: BetaSection = BetaSection()
     ramp: float = Field(0.6, gt=0, le=1, description="part of the steps to reach the budget in")
-    temperature: float = Field(0.1, gt=0, description="width of the soft gate, in mean norms")
+    temperature: float = Field(0.3, gt=0, description="width of the soft gate, in deviations")
     threshold_rate: float | None = Field(
         None, gt=0, le=1, description="learning rate of thresholds; by the steps where absent"
     )
@@ -102,27 +134,27 @@ class EvaluateSection(Section):
 
 class ExportSection(Section):
     dynamic: bool = Field(True, description="any frame size by 64, or just `height` x `width`")
-    height: int = Field(256, ge=64)
-    width: int = Field(448, ge=64)
+    height: Side = 256
+    width: Side = 448
 
 
 class MeasureSection(Section):
-    height: int = Field(1088, ge=64, description="of the MACs")
-    width: int = Field(1920, ge=64)
-    latency_height: int = Field(256, ge=64)
-    latency_width: int = Field(448, ge=64)
+    height: Side = Field(1088, description="of the MACs")
+    width: Side = 1920
+    latency_height: Side = 256
+    latency_width: Side = 448
     runs: int = Field(15, ge=1, description="timed runs of each model, interleaved")
-    threads: int | None = Field(None, ge=1, description="the machine's cores where absent")
+    threads: int | None = Field(None, ge=1, le=1024, description="the machine's cores where absent")
 
 
-class TeacherRecipe(Section):
+class TeacherRecipe(Section, Located):
     """Trains a dense codec: `python -m prune.train`."""
 
     codec: CodecSection
     data: DataSection
     train: TrainSection
     evaluate: EvaluateSection = EvaluateSection()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     output: Path | None = None
 
 
@@ -135,13 +167,6 @@ class Recipe(TeacherRecipe):
     export: ExportSection = ExportSection()
     measure: MeasureSection = MeasureSection()
 
-    @model_validator(mode="after")
-    def _beta_in_order(self) -> "Recipe":
-        beta = self.prune.beta
-        if beta.begin >= beta.finish:
-            raise ValueError("prune.beta.begin has to be less than prune.beta.finish")
-        return self
-
 
 def phases_of(
     recipe: TeacherRecipe, section: TrainSection, codec: VideoCodec, key: str = "train"
@@ -152,7 +177,8 @@ def phases_of(
     for i, spec in enumerate(section.phases):
         if spec.stage not in stages:
             raise UserError(
-                f"{key}.phases.{i}.stage: {codec.name} has no stage {spec.stage!r}; "
+                f"{recipe.at(f'{key}.phases.{i}.stage')}: {codec.name} has no stage "
+                f"{spec.stage!r}; "
                 f"there are: {', '.join(stages)}"
             )
         stage: Stage = stages[spec.stage]

@@ -17,14 +17,14 @@ from prune.recipe import PruneSection
 from prune.select import allowed_counts, choose
 from vcodecs import Stage, VideoCodec
 
-PENALTY = 20.0
+PENALTY = 100.0
 """Quadratic weight of the augmented Lagrangian."""
-ASCENT = 0.5
+ASCENT = 0.2
 """Step of its multiplier: small against the penalty, lest it winds up and overshoots."""
-TRAVEL = 6.0
-"""How far thresholds could go in a whole run, in mean norms: enough to close any group early."""
-START = 0.2
-"""First threshold, in mean norms of the group: well below nearly every channel."""
+TRAVEL = 20.0
+"""How far thresholds could go in a whole run, in deviations: enough to close any group early."""
+START = -3.0
+"""First threshold, in deviations from the group's mean norm: below nearly every channel."""
 
 
 class Sparsifier:
@@ -43,8 +43,13 @@ class Sparsifier:
         self.codec, self.channels, self.cost, self.settings = codec, channels, cost, settings
         self.groups = [MaskedGroup(codec, group) for group in channels.groups]
         device = self.groups[0].gate.value.device
-        # Norms are measured in the group's mean at the start: thresholds of all groups compare.
-        self.scales = [group.norms().mean().clamp_min(1e-12) for group in self.groups]
+        # Norms are measured from the group's mean in its deviation, as they are at the start:
+        # thresholds then mean the same in all groups, also where the norms hardly differ.
+        norms = [group.norms() for group in self.groups]
+        self.centres = torch.stack([n.mean() for n in norms])
+        self.spreads = torch.stack(
+            [n.std(correction=0).clamp_min(1e-3 * float(n.mean()) + 1e-12) for n in norms]
+        )
         self.thresholds = nn.Parameter(torch.full((len(self.groups),), START, device=device))
         self.multiplier = 0.0
         self.beta = 1.0
@@ -91,14 +96,16 @@ class Sparsifier:
     def state_dict(self) -> dict[str, Any]:
         return {
             "thresholds": self.thresholds.detach().cpu(),
-            "scales": torch.stack([s.cpu() for s in self.scales]),
+            "centres": self.centres.cpu(),
+            "spreads": self.spreads.cpu(),
             "multiplier": self.multiplier,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
             self.thresholds.copy_(state["thresholds"])
-        self.scales = [s.to(self.thresholds.device) for s in state["scales"]]
+        self.centres = state["centres"].to(self.thresholds.device)
+        self.spreads = state["spreads"].to(self.thresholds.device)
         self.multiplier = state["multiplier"]
 
     # ------------------------------------------------------------------ masks
@@ -109,18 +116,16 @@ class Sparsifier:
         return 1 - (1 - self.settings.budget) * (1 - (1 - part) ** 3)
 
     def scores(self) -> list[Tensor]:
-        """By group (C,): relative norm minus threshold; a channel is on where it is positive."""
-        return [
-            (masked.norms() / scale - threshold).detach()
-            for masked, scale, threshold in zip(
-                self.groups, self.scales, self.thresholds, strict=True
-            )
-        ]
+        """By group (C,): standardised norm minus threshold; a channel is on where positive."""
+        return [self._score(i, self.thresholds[i].detach()) for i in range(len(self.groups))]
+
+    def _score(self, i: int, threshold: Tensor) -> Tensor:
+        return (self.groups[i].norms() - self.centres[i]) / self.spreads[i] - threshold
 
     def _gate(self, i: int, learns: bool) -> Gate:
         masked = self.groups[i]
         threshold = self.thresholds[i] if learns else self.thresholds[i].detach()
-        score = masked.norms() / self.scales[i] - threshold
+        score = self._score(i, threshold)
         soft = torch.sigmoid(score / self.settings.temperature)
         hard = (score > 0).to(soft.dtype)
         if hard.sum() < self._floors[i]:
