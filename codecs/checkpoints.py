@@ -1,7 +1,6 @@
 """Weights in and out: our .safetensors with metadata, and the officially released files."""
 
 import json
-import pickle
 from pathlib import Path
 
 import safetensors.torch
@@ -9,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vcodecs.contract import VideoCodec
+from vcodecs.contract import SIZE_MULTIPLE, Reference, VideoCodec
 from vcodecs.errors import UserError
 from vcodecs.files import replacing
 
@@ -27,7 +26,8 @@ def save(
     """Write the weights and what rebuilds the architecture to one .safetensors file.
 
     `kept`: by channel group the indices of the dense codec's channels that are left (shrunk
-    codecs). `half` stores float16. `notes` are added to the metadata as they are.
+    codecs). `half` stores float16. `notes` are added to the metadata as they are. Equal content
+    gives equal bytes.
     """
     state = {
         key: (value.half() if half else value).detach().cpu().contiguous()
@@ -36,7 +36,16 @@ def save(
     metadata = {"format": FORMAT, "codec": codec.name, "preset": codec.preset}
     metadata["kept"] = json.dumps(kept or {})
     with replacing(path) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata | (notes or {}))
+        temporary.write_bytes(_serialized(state, metadata | (notes or {})))
+
+
+def _serialized(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A .safetensors file, the same for the same content: the library's order of keys is random."""
+    data = safetensors.torch.save(state, metadata)
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -52,12 +61,12 @@ def find(checkpoint: str | Path) -> Path:
     """The file: a path, or the name of weights bundled with the package (`dcvc_small`)."""
     path = Path(checkpoint)
     bundled = BUNDLED / f"{checkpoint}.safetensors"
-    if not path.exists() and bundled.exists():
-        return bundled
-    if not path.is_file():
+    if path.is_file():
+        return path
+    if not bundled.is_file():
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
         raise UserError(f"checkpoint {checkpoint}: no such file (bundled weights: {known})")
-    return path
+    return bundled
 
 
 def load_into(codec: VideoCodec, checkpoint: str | Path) -> None:
@@ -67,9 +76,10 @@ def load_into(codec: VideoCodec, checkpoint: str | Path) -> None:
         _check_origin(codec, path)
         state = {key: value.float() for key, value in safetensors.torch.load_file(path).items()}
         resize(codec, state)
-        codec.load_official(state)
+        codec.load_official(state, f"checkpoint {path}")
+        _check_widths(codec, path)
     else:
-        codec.load_official(read_official(path))
+        codec.load_official(read_official(path), f"checkpoint {path}")
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:
@@ -79,15 +89,21 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path}: cannot be read as weights: {first_line}") from error
+    except OSError as error:
+        raise UserError(f"checkpoint {path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # reading a damaged pickle can raise nearly everything
+        raise UserError(
+            f"checkpoint {path}: damaged, or not a file of tensors alone as torch.save writes it "
+            "(anything else in it is refused, since loading that could run a stranger's code)"
+        ) from error
     for key in ("state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"checkpoint {path}: holds no state dict of tensors")
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise UserError(f"checkpoint {path}: holds no state dict (tensors by name)")
     return content
 
 
@@ -116,6 +132,22 @@ def resize(codec: nn.Module, state: dict[str, Tensor]) -> None:
             module.out_channels, module.in_channels = module.weight.shape[:2]
         elif isinstance(module, nn.ConvTranspose2d):
             module.in_channels, module.out_channels = module.weight.shape[:2]
+
+
+@torch.no_grad()
+def _check_widths(codec: VideoCodec, path: Path) -> None:
+    """Layers that took their widths from a file one by one have to fit together: code a frame."""
+    training = codec.training
+    frame = next(codec.parameters()).new_zeros(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE)
+    try:
+        codec.eval()(frame, Reference(frame), codec.rates()[0])
+    except (RuntimeError, ValueError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise UserError(
+            f"checkpoint {path}: its layers do not fit together: {first_line}"
+        ) from error
+    finally:
+        codec.train(training)
 
 
 def _check_origin(codec: VideoCodec, path: Path) -> None:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import ClassVar, Literal
 
 import torch
@@ -39,11 +40,13 @@ class CodedFrame:
     """One coded P frame.
 
     `frame`: (N, 3, H, W), clamped to [0, 1] in eval mode. `bits`: by stream, (N,) tensors in bits.
+    `auxiliary`: squared error of intermediate predictions, added to the distortion in training.
     """
 
     frame: Tensor
     reference: Reference
     bits: dict[str, Tensor]
+    auxiliary: Tensor | None = None
 
     def total_bits(self, streams: tuple[str, ...] | None = None) -> Tensor:
         """Sum over `streams` (all where None), (N,) in bits; zero for an empty tuple."""
@@ -57,9 +60,7 @@ class Stage:
     """One training stage: the modules it trains and the loss it trains them with.
 
     The loss is lambda * MSE(`picture`, original) + bits per pixel of `streams`. `picture` is
-    "frame" or a prediction that `forward` can stop at; `frames` P frames are unrolled. With
-    `scales` > 1 the error is averaged over so many halvings of the picture: motion larger than
-    the texture then still finds its way downhill.
+    "frame" or a prediction that `forward` can stop at; `frames` P frames are unrolled.
     """
 
     name: str
@@ -67,7 +68,6 @@ class Stage:
     picture: str = "frame"
     streams: tuple[str, ...] | None = None
     frames: int = 1
-    scales: int = 1
 
 
 @dataclass(frozen=True)
@@ -174,17 +174,23 @@ class VideoCodec(nn.Module, ABC):
             frame=decoded[..., :height, :width],
             reference=coded.reference,
             bits=coded.bits,
+            auxiliary=coded.auxiliary,
         )
 
-    def load_official(self, state: Mapping[str, Tensor]) -> None:
-        """Load the officially released weights strictly; a wrong key or shape is a UserError."""
+    def load_official(self, state: Mapping[str, Tensor], origin: str = "the checkpoint") -> None:
+        """Load the officially released weights strictly.
+
+        A missing or unknown key and a wrong shape are a UserError, which names `origin`.
+        """
         state = {key.removeprefix("module."): value for key, value in state.items()}
         try:
             self.load_state_dict(self.remap_official(state), strict=True)
         except RuntimeError as error:
-            first = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+            # One line a problem; where nothing fits, a line lists every tensor of the network.
+            problems = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()]
             raise UserError(
-                f"the checkpoint does not fit {self.name}, preset {self.preset}: {first}"
+                f"{origin} does not fit {self.name}, preset {self.preset}: "
+                + "; ".join(problems[1:3])
             ) from error
 
 

@@ -155,9 +155,9 @@ class DCVC(VideoCodec):
     ) -> CodedFrame:
         """The official estimation path; both latents are rounded plainly for the picture."""
         previous = reference.frame
-        flow = self.opticFlow(frame, previous)
+        flow, coarse_error = self.opticFlow(frame, previous, with_error=upto == "flow")
         if upto == "flow":
-            return CodedFrame(warp(previous, flow), reference, {})
+            return CodedFrame(warp(previous, flow), reference, {}, coarse_error)
         motion, motion_bits = self._code_motion(flow, previous)
         if upto == "motion":
             return CodedFrame(warp(previous, motion), reference, motion_bits)
@@ -228,7 +228,7 @@ class DCVC(VideoCodec):
     def stages(self) -> tuple[Stage, ...]:
         motion = ("motion", "motion_hyper")
         return (
-            Stage("flow", ("opticFlow",), picture="flow", streams=(), scales=4),
+            Stage("flow", ("opticFlow",), picture="flow", streams=()),
             Stage("motion", MOTION, picture="motion", streams=motion),
             Stage("reconstruction", CONTEXT, streams=("latent", "latent_hyper")),
             Stage("joint", MOTION + CONTEXT),
@@ -338,16 +338,21 @@ def _parameter_network(latent: int) -> nn.Sequential:
 def start_as_copier(codec: DCVC) -> None:
     """Initial weights with which the decoded picture is the reference itself.
 
-    The flow and the motion start at zero; the first three feature channels carry the colours of
-    the reference through to the picture; the encoder sees the frame minus that copy. Training
-    then begins at the quality of frame repetition instead of at noise, and every step is spent
-    on what moves. (Our own; docs/decisions.md.)
+    The flow starts at zero, the first three feature channels carry the colours of the reference
+    through to the picture, and both analysis networks see a difference: the flow network that of
+    the pictures, the contextual encoder that of frame and context. All other layers keep the
+    variance of what passes them, so that latents start at about one and survive the rounding.
+    Training then begins at the quality of frame repetition instead of at noise, and every step
+    is spent on what moves. (Our own; docs/decisions.md.)
     """
+    for name, network in codec.named_children():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                _scale(layer, GAINS.get(name, 2**0.5))
     for level in codec.opticFlow.moduleBasic:
+        level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
         _zero(level.conv5)
     _zero(codec.mvDecoder_part2[-1])
-    codec.mvDecoder_part1[-1].weight.mul_(0.1)
-    nn.init.zeros_(codec.mvDecoder_part1[-1].bias)
 
     _copy_channels(codec.feature_extract[0], 0, 3)
     _zero(codec.feature_extract[1].conv2)
@@ -359,14 +364,42 @@ def start_as_copier(codec: DCVC) -> None:
         _zero(block.conv2)
     last = codec.contextualDecoder_part2[3]
     _copy_channels(last, 0, 3)
-    last.weight[:, 3:].normal_(0, 0.02)
+    last.weight[:, 3:].normal_(0, 0.01)
 
     first = codec.contextualEncoder[0].weight
     first[:, 3:6] = -first[:, 0:3]
+    first[:, 0:6] *= DIFFERENCE_GAIN
+    first[:, 6:] *= 0.1
     for network in (codec.entropy_parameters, codec.entropy_parameters_mv):
+        network[-1].weight.mul_(0.1)
         means = network[-1].out_channels // 2
         network[-1].bias[:means] = 0
         network[-1].bias[means:] = 1
+
+
+DIFFERENCE_GAIN = 6.0
+"""Makes the difference of frame and prediction, a few hundredths, a signal of about one."""
+GAINS = {
+    "mvEncoder": 1.0,
+    "temporalPriorEncoder": 1.0,
+    "contextualEncoder": 1.0,
+    "mvDecoder_part1": 0.6,
+    "contextualDecoder_part1": 0.6,
+}
+"""Gain of a layer; sqrt(2) where half is cut by an activation. IGDN multiplies what is large, so
+chains of it have to start below one."""
+
+
+def _scale(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:
+    """Weights with which outputs vary `gain` times as much as inputs; biases zero."""
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    inputs = layer.weight.shape[0] if transposed else layer.weight.shape[1]
+    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    if transposed:
+        taps /= layer.stride[0] * layer.stride[1]
+    nn.init.normal_(layer.weight, 0, gain / (inputs * taps) ** 0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _zero(layer: nn.Conv2d) -> None:

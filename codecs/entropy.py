@@ -1,10 +1,11 @@
 """Rounding and the estimated bits of latents."""
 
 import torch
-from compressai.ops import LowerBound, quantize_ste
 from torch import Tensor, nn
 from torch.distributions import Laplace
 from torch.nn import functional as F
+
+from vcodecs._compressai import LowerBound, quantize_ste
 
 SMALLEST_SCALE = 1e-5
 LIKELIHOOD_FLOOR = 1e-5

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+TEMPORARY = ".unfinished-"
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -16,7 +18,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    prefix = f".{path.name}{TEMPORARY}"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -31,6 +34,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files in `folder` of processes that were killed while they wrote."""
+    return [path for path in folder.glob(f".*{TEMPORARY}*") if path.is_file()]
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:

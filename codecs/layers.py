@@ -3,10 +3,11 @@
 import copy
 
 import torch
-from compressai.layers import GDN as CompressAIGDN
-from compressai.layers import MaskedConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vcodecs._compressai import GDN as CompressAIGDN
+from vcodecs._compressai import MaskedConv2d
 
 
 class GDN(CompressAIGDN):
@@ -113,14 +114,14 @@ def fold(module: nn.Module) -> nn.Module:
 
     The same function with fewer operations: for export and timing, not for training.
     """
-    folded = copy.deepcopy(module).eval().requires_grad_(False)
+    folded = copy.deepcopy(module).requires_grad_(False)
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, GDN):
                 setattr(parent, name, FoldedGDN(child))
             elif isinstance(child, MaskedConv):
                 setattr(parent, name, _plain_conv(child))
-    return folded
+    return folded.eval()
 
 
 def _plain_conv(masked: MaskedConv) -> nn.Conv2d:
@@ -128,4 +129,4 @@ def _plain_conv(masked: MaskedConv) -> nn.Conv2d:
     plain.to(masked.weight.device, masked.weight.dtype)
     plain.weight.data = masked.weight.data * masked.mask
     plain.bias.data = masked.bias.data
-    return plain.eval().requires_grad_(False)
+    return plain.requires_grad_(False)

@@ -50,14 +50,24 @@ class SpyNet(nn.Module):
         super().__init__()
         self.moduleBasic = nn.ModuleList(FlowLevel(widths) for _ in range(4))
 
-    def forward(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Flow (N, 2, H, W) in pixels that fetches `current` from `reference`; sides by 16."""
+    def forward(
+        self, current: Tensor, reference: Tensor, with_error: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Flow (N, 2, H, W) in pixels that fetches `current` from `reference`; sides by 16.
+
+        `with_error`: also the summed squared errors of the coarser levels' own predictions.
+        Trained by it, each level learns the motion that it can see; the error at full size alone
+        has no slope towards motion that is larger than the texture.
+        """
         currents, references = [current], [reference]
         for _ in range(3):
             currents.insert(0, F.avg_pool2d(currents[0], 2))
             references.insert(0, F.avg_pool2d(references[0], 2))
         flow = torch.zeros_like(F.avg_pool2d(currents[0], 2)[:, :2])
+        errors = []
         for level, now, before in zip(self.moduleBasic, currents, references, strict=True):
             flow = upsample_flow(flow)
             flow = flow + level(torch.cat((now, warp(before, flow), flow), dim=1))
-        return flow
+            if with_error:
+                errors.append(F.mse_loss(warp(before, flow), now))
+        return flow, torch.stack(errors[:-1]).sum() if with_error else None

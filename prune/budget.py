@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune.groups import Channels
 from prune.macs import decoder_macs
@@ -68,6 +68,8 @@ def _widths(codec: VideoCodec, name: str) -> tuple[int, int]:
     layer = codec.get_submodule(name)
     if isinstance(layer, GDN):
         return layer.beta.numel(), layer.beta.numel()
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
     conv = convolution(codec, name)
     shrink = layer.factor**2 if isinstance(layer, SubpelConv) else 1
     return conv.in_channels, conv.out_channels // shrink

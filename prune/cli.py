@@ -1,32 +1,52 @@
 """What the command lines share."""
 
+import errno
 import sys
 import warnings
 from collections.abc import Callable
 
-from prune.progress import console
+import torch
+
+from prune.progress import notice
 from vcodecs import UserError
+
+OUT_OF_MEMORY = (
+    "not enough memory: lower data.batch, data.crop, the phases' frames or the frame sizes, or "
+    "free some"
+)
 
 
 def main(command: Callable[[], None]) -> None:
-    """Run a command: a UserError is one line and exit status 2, Ctrl-C status 130."""
+    """Run a command: what the user can put right is one line and exit status 2, Ctrl-C is 130."""
     quiet_libraries()
     try:
         command()
-    except UserError as error:
-        for line in str(error).splitlines():
-            console.print(f"[red]error[/red] {_escape(line)}", soft_wrap=True)
-        sys.exit(2)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
+        notice("stopped", "the same command goes on from here", "yellow")
         sys.exit(130)
+    except Exception as error:
+        lines = explanation(error)
+        if lines is None:
+            raise
+        for line in lines:
+            notice("error", line, "red")
+        sys.exit(2)
+
+
+def explanation(error: Exception) -> list[str] | None:
+    """Lines for the user about what went wrong around us; None for a fault of ours."""
+    if isinstance(error, UserError):
+        return str(error).splitlines()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return [OUT_OF_MEMORY]
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return [OUT_OF_MEMORY]
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        return [f"{error.filename or 'the disk'}: {error.strerror}"]
+    return None
 
 
 def quiet_libraries() -> None:
     """Leave out other packages' notices to their own developers."""
     for module in ("torch", "torch_pruning", "compressai", "onnxscript", "pytorch_msssim"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -28,6 +28,8 @@ from vcodecs.contract import SIZE_MULTIPLE
 from vcodecs.files import atomic_write, replacing
 from vcodecs.layers import fold
 
+BUNDLE = "bundle.json"
+FORMAT = "leanvc-bundle-1"
 OPSET = 20
 TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime, relative to the tensor's largest value."""
@@ -50,8 +52,12 @@ def export_bundle(codec: VideoCodec, folder: str | Path, size: Size) -> float:
     that claims to be a bundle is left behind.
     """
     folder = Path(folder)
+    # Until it is whole again there is no bundle here, whatever an earlier export left.
+    (folder / BUNDLE).unlink(missing_ok=True)
     folded = fold(codec).cpu()
-    graphs = folded.decoder_graphs(size.height, size.width)
+    # A side that is one block of 64 would be traced as a constant.
+    least = 2 * SIZE_MULTIPLE if size.dynamic else SIZE_MULTIPLE
+    graphs = folded.decoder_graphs(max(size.height, least), max(size.width, least))
     worst = 0.0
     entries = []
     for graph in graphs:
@@ -61,7 +67,7 @@ def export_bundle(codec: VideoCodec, folder: str | Path, size: Size) -> float:
             worst = max(worst, _check(folded, graph, temporary, size))
         entries.append(_entry(graph, path))
     bundle = {
-        "format": "leanvc-bundle-1",
+        "format": FORMAT,
         "codec": codec.name,
         "preset": codec.preset,
         "rates": list(codec.rates()),
@@ -70,20 +76,23 @@ def export_bundle(codec: VideoCodec, folder: str | Path, size: Size) -> float:
         "size": None if size.dynamic else [graphs[0].size[0], graphs[0].size[1]],
         "graphs": entries,
     }
-    atomic_write(folder / "bundle.json", json.dumps(bundle, indent=2) + "\n")
+    atomic_write(folder / BUNDLE, json.dumps(bundle, indent=2) + "\n")
     return worst
 
 
 def read_bundle(folder: str | Path) -> dict:
     """bundle.json of a folder, every graph's hash checked. UserError where it is not whole."""
-    path = Path(folder) / "bundle.json"
+    path = Path(folder) / BUNDLE
     try:
-        bundle = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable bundle ({error})") from error
-    for entry in bundle["graphs"]:
-        file = path.parent / entry["file"]
-        if not file.is_file() or _hash(file) != entry["sha256"]:
+        bundle = json.loads(path.read_text(encoding="utf-8"))
+        if bundle["format"] != FORMAT:
+            raise UserError(f"{path}: its format is {bundle['format']!r}; {FORMAT} can be read")
+        expected = {path.parent / entry["file"]: entry["sha256"] for entry in bundle["graphs"]}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not a readable bundle ({reason})") from error
+    for file, digest in expected.items():
+        if not file.is_file() or _hash(file) != digest:
             raise UserError(f"{file}: missing, or not the graph that bundle.json was written for")
     return bundle
 
@@ -190,11 +199,13 @@ def _silence():
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def command() -> None:
@@ -207,11 +218,14 @@ def command() -> None:
     parser.add_argument("--fixed", action="store_true", help="this size alone")
     arguments = parser.parse_args()
     width, _, height = arguments.size.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise UserError(f"--size {arguments.size}: write it as WIDTHxHEIGHT")
+    largest = LARGEST * SIZE_MULTIPLE
+    if not all(side.isdecimal() and 0 < int(side[:9]) <= largest for side in (width, height)):
+        raise UserError(
+            f"--size {arguments.size}: write it as WIDTHxHEIGHT, in pixels, at most {largest} each"
+        )
     path = checkpoints.find(arguments.checkpoint)
     metadata = checkpoints.read_metadata(path) if path.suffix == ".safetensors" else {}
-    if "codec" not in metadata:
+    if not {"codec", "preset"} <= set(metadata):
         raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
     codec = vcodecs.create(metadata["codec"], metadata["preset"], path)
     size = Size(int(height), int(width), not arguments.fixed)

@@ -7,17 +7,21 @@ its consumers. What must not be removed is in no group but in `Channels.fixed`, 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch_pruning as tp
 from torch import nn
-from torch_pruning import ops
 
+from prune.pruners import custom_pruners
 from prune.trace import CONVOLUTIONS, Traced, trace
 from vcodecs import UserError, VideoCodec
-from vcodecs.layers import GDN
 
 
 @dataclass(frozen=True)
 class Member:
-    """One side of one layer in a group. `channels[c]` are its indices that go with channel c."""
+    """One side of one layer in a group. `channels[c]` are its indices that go with channel c.
+
+    `side`: "out" of a layer that makes the channels, "in" of one that reads them, "norm" of what
+    treats each channel by itself (a normalisation, a scale).
+    """
 
     layer: str
     side: str
@@ -26,22 +30,19 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """`size` channels that each go as a whole; named after the first layer that produces them.
-
-    `roots`: layers whose outputs, removed, take everything else along in the dependency graph.
-    """
+    """`size` channels that each go as a whole; named after the first layer that produces them."""
 
     name: str
     size: int
     members: tuple[Member, ...]
-    roots: tuple[Member, ...]
 
     def producers(self) -> tuple[Member, ...]:
-        """Members on the output side, normalisations left out."""
-        return tuple(m for m in self.members if m.side == "out")
+        """Layers that make the channels, normalisations left out."""
+        return tuple(m for m in self.members if m.side == "out" and not _is_door(m.layer))
 
     def consumers(self) -> tuple[Member, ...]:
-        return tuple(m for m in self.members if m.side == "in")
+        """Layers that read the channels."""
+        return tuple(m for m in self.members if m.side == "in" and not _is_door(m.layer))
 
 
 @dataclass
@@ -54,28 +55,38 @@ class Channels:
 
 
 def find_groups(codec: VideoCodec) -> Channels:
-    """The channel groups of `codec`'s decoder by Torch-Pruning's dependency graph."""
-    return sort_out(codec, trace(codec))
+    """The channel groups of `codec`'s decoder; the codec itself is left as it is.
+
+    Torch-Pruning's dependency graph says what belongs together. A trial on a copy with random
+    weights then removes channels of every group: a group for which that does not equal masking
+    is fixed as well.
+    """
+    from prune.trial import faults  # masks and removes, both of which build on this module
+
+    channels = sort_out(codec, trace(codec))
+    for name, reason in faults(codec, channels.groups).items():
+        group = next(g for g in channels.groups if g.name == name)
+        channels.groups = tuple(g for g in channels.groups if g is not group)
+        channels.fixed |= dict.fromkeys(_made_by(codec, group), reason)
+    return channels
 
 
 def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
-    """Groups of a graph that is traced already, removable ones and fixed ones apart."""
+    """Groups of the graph alone, removable ones and fixed ones apart."""
     groups = _merge_tied(codec, [_group(traced, root) for root in _roots(traced)])
+    place = {name: i for i, (name, _) in enumerate(codec.named_modules())}
+    order = {name: i for i, name in enumerate(codec.decoder_modules())}
     channels = Channels(())
     removable = []
-    inside = set(codec.decoder_modules())
-    place = {name: i for i, (name, _) in enumerate(codec.named_modules())}
     for group in groups:
-        made_here = [m.layer for m in group.producers() if _module_of(m.layer) in inside]
-        made_here.sort(key=place.get)
+        made_here = [m.layer for m in group.producers() if _module_of(m.layer) in order]
         if not made_here:
             continue
         reason = _why_fixed(codec, traced, group)
         if reason is None:
-            removable.append(replace(group, name=made_here[0]))
+            removable.append(replace(group, name=min(made_here, key=place.get)))
         else:
-            channels.fixed.update(dict.fromkeys(made_here, reason))
-    order = {name: i for i, name in enumerate(codec.decoder_modules())}
+            channels.fixed |= dict.fromkeys(_made_by(codec, group), reason)
     removable.sort(key=lambda g: (order[_module_of(g.name)], place[g.name]))
     channels.groups = tuple(removable)
     _explain_the_rest(codec, channels)
@@ -87,19 +98,50 @@ def remove(codec: VideoCodec, kept: dict[str, Sequence[int]]) -> None:
 
     Errors: UserError when a name is no group of this codec or an index is out of range.
     """
-    traced = trace(codec)
-    groups = {group.name: group for group in sort_out(codec, traced).groups}
+    groups = {group.name: group for group in sort_out(codec, trace(codec)).groups}
     for name, indices in kept.items():
         group = groups.get(name)
         if group is None or any(not 0 <= i < group.size for i in indices):
             raise UserError(f"kept channels of {name!r} do not fit this codec")
-    for name, indices in kept.items():
-        gone = sorted(set(range(groups[name].size)) - set(indices))
-        for root in groups[name].roots if gone else ():
-            layer = traced.layer(root.layer)
-            prune = traced.graph.get_pruner_of_module(layer).prune_out_channels
-            removed = sorted(i for c in gone for i in root.channels[c])
-            traced.graph.get_pruning_group(layer, prune, removed).prune(record_history=False)
+    remove_from(codec, [groups[name] for name in kept], kept)
+
+
+def remove_from(codec: VideoCodec, groups: Iterable[Group], kept: dict[str, Sequence[int]]) -> None:
+    """`remove` for groups that are known already."""
+    gone: dict[tuple[str, str], set[int]] = {}
+    for group in groups:
+        removed = set(range(group.size)) - set(kept[group.name])
+        for member in group.members:
+            if not _is_door(member.layer):
+                indices = gone.setdefault((member.layer, member.side), set())
+                indices.update(i for c in removed for i in member.channels[c])
+    wanted = {name: parameter.requires_grad for name, parameter in codec.named_parameters()}
+    pruners = tp.DependencyGraph()
+    for kind, pruner in custom_pruners().items():
+        pruners.register_customized_layer(kind, pruner)
+    for (layer, side), indices in gone.items():
+        if indices:
+            _cut(codec, layer, side, sorted(indices), pruners)
+    for name, parameter in codec.named_parameters():
+        parameter.requires_grad_(wanted[name])
+
+
+def _cut(
+    codec: VideoCodec, layer: str, side: str, indices: list[int], pruners: tp.DependencyGraph
+) -> None:
+    """Remove these channels of one layer, or of a parameter of the codec's own."""
+    parent, _, name = layer.rpartition(".")
+    owner = codec.get_submodule(parent)
+    target = getattr(owner, name)
+    pruner = pruners.get_pruner_of_module(target)
+    if isinstance(target, nn.Parameter):
+        # Torch-Pruning's rule for these: the last dimension that is not 1 holds the channels.
+        pruner.pruning_dim = max(d for d, count in enumerate(target.shape) if count > 1)
+        setattr(owner, name, pruner.prune_out_channels(target, indices))
+    elif side == "in":
+        pruner.prune_in_channels(target, indices)
+    else:
+        pruner.prune_out_channels(target, indices)
 
 
 # ---------------------------------------------------------------------- building
@@ -114,139 +156,175 @@ def _roots(traced: Traced) -> Iterable[nn.Module]:
             continue
         if layer in graph.IGNORED_LAYERS_IN_TRACING:
             continue
-        pruner = graph.get_pruner_of_module(layer)
-        everything = list(range(pruner.get_out_channels(layer)))
-        for item in graph.get_pruning_group(layer, pruner.prune_out_channels, everything):
+        for item in _pulled_along(traced, layer, range(_outputs(traced, layer))):
             if graph.is_out_channel_pruning_fn(item.dep.handler):
                 seen.add(item.dep.target.module)
         yield layer
 
 
 def _group(traced: Traced, root: nn.Module) -> Group:
-    graph = traced.graph
-    prune = graph.get_pruner_of_module(root).prune_out_channels
-    size = graph.get_pruner_of_module(root).get_out_channels(root)
-    whole = graph.get_pruning_group(root, prune, list(range(size)))
-    parts = _split_parts(whole)
-    if parts == 1:
-        sets = [(i,) for i in range(size)]
-        members = [_member(traced, item, size) for item in whole if _is_layer(traced, item)]
-    else:
-        # A tensor that is split in equal parts must lose the same channels in each of them.
-        sets = [tuple(range(i, size, size // parts)) for i in range(size // parts)]
-        members = _members_of_sets(traced, root, sets)
-    name = traced.name(root)
-    root_member = Member(name, "out", tuple(sets))
-    return Group(name, len(sets), tuple(members), (root_member,))
+    """The group of all output channels of `root`."""
+    name, size = traced.name(root), _outputs(traced, root)
+    found = {}
+    for item in _pulled_along(traced, root, range(size)):
+        rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in range(size)])
+        for local, channel in zip(item.idxs, item.root_idxs, strict=True):
+            rows[channel].append(local)
+    if any(layer in traced.parts and side == "out" for layer, side in found):
+        return _group_of_parts(traced, name, size)
+    return Group(name, size, _members(found))
 
 
-def _is_layer(traced: Traced, item) -> bool:  # noqa: ANN001
-    return traced.name(item.dep.target.module) is not None
+def _group_of_parts(traced: Traced, root: str, size: int) -> Group:
+    """The same where a tensor is split in equal parts: each has to lose the same channels."""
+    together: list[dict[tuple[str, str], set[int]]] = []
+    for i in range(size):
+        if not any(i in found[root, "out"] for found in together):
+            together.append(_all_that_goes(traced, root, i))
+    keys = dict.fromkeys(key for found in together for key in found)
+    rows = {key: [sorted(found.get(key, ())) for found in together] for key in keys}
+    return Group(root, len(together), _members(rows))
 
 
-def _member(traced: Traced, item, size: int) -> Member:  # noqa: ANN001
-    channels: list[list[int]] = [[] for _ in range(size)]
-    for local, root in zip(item.idxs, item.root_idxs, strict=True):
-        channels[root].append(local)
-    return Member(*_layer_and_side(traced, item), tuple(tuple(c) for c in channels))
+def _all_that_goes(traced: Traced, root: str, index: int) -> dict[tuple[str, str], set[int]]:
+    """Indices by (layer, side) that must go when output `index` of `root` goes."""
+    found: dict[tuple[str, str], set[int]] = {}
+    pending = [(root, {index})]
+    while pending:
+        name, indices = pending.pop()
+        for item in _pulled_along(traced, traced.layer(name), indices):
+            found.setdefault(_layer_and_side(traced, item), set()).update(item.idxs)
+        for layer, parts in traced.parts.items():
+            width = _outputs(traced, traced.layer(layer))
+            gone = found.get((layer, "out"), set())
+            twins = {(i + k * (width // parts)) % width for i in gone for k in range(parts)}
+            if not twins <= gone:
+                pending.append((layer, twins - gone))
+    return found
 
 
-def _members_of_sets(
-    traced: Traced, root: nn.Module, sets: Sequence[tuple[int, ...]]
-) -> list[Member]:
-    prune = traced.graph.get_pruner_of_module(root).prune_out_channels
-    found: dict[tuple[str, str], list[tuple[int, ...]]] = {}
-    for c, indices in enumerate(sets):
-        for item in traced.graph.get_pruning_group(root, prune, list(indices)):
-            if not _is_layer(traced, item):
-                continue
-            row = found.setdefault(_layer_and_side(traced, item), [()] * len(sets))
-            row[c] = tuple(sorted(item.idxs))
-    return [Member(layer, side, tuple(rows)) for (layer, side), rows in found.items()]
+def _pulled_along(traced: Traced, layer: nn.Module, indices: Iterable[int]) -> list:
+    """Torch-Pruning's group for output channels of `layer`, without what is no layer."""
+    prune = traced.graph.get_pruner_of_module(layer).prune_out_channels
+    group = traced.graph.get_pruning_group(layer, prune, list(indices))
+    return [item for item in group if traced.name(item.dep.target.module) is not None]
+
+
+def _outputs(traced: Traced, layer: nn.Module) -> int:
+    return traced.graph.get_pruner_of_module(layer).get_out_channels(layer)
 
 
 def _layer_and_side(traced: Traced, item) -> tuple[str, str]:  # noqa: ANN001
     layer = item.dep.target.module
-    if isinstance(layer, GDN):
+    if not isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
         return traced.name(layer), "norm"
     outputs = traced.graph.is_out_channel_pruning_fn(item.dep.handler)
     return traced.name(layer), "out" if outputs else "in"
 
 
-def _split_parts(group) -> int:  # noqa: ANN001
-    """In how many equal parts the tensor made by the group's root is split (1: not at all)."""
-    parts = 1
-    for item in group:
-        if item.dep.target.type == ops.OPTYPE.SPLIT:
-            sizes = getattr(item.dep.target.module, "split_sizes", None) or []
-            if len(sizes) > 1 and len(set(sizes)) == 1:
-                parts = max(parts, len(sizes))
-    return parts
+def _members(found: dict[tuple[str, str], Sequence[Sequence[int]]]) -> tuple[Member, ...]:
+    return tuple(
+        Member(layer, side, tuple(map(tuple, rows))) for (layer, side), rows in found.items()
+    )
 
 
 def _merge_tied(codec: VideoCodec, groups: list[Group]) -> list[Group]:
     """Join what leaves through the reference with what re-enters from it."""
-    for entry_field, layer in codec.tied_channels():
-        entry = f"entry:reference_{entry_field}"
-        leaving = _find(groups, layer)
-        entering = _find(groups, entry)
-        if leaving is None or entering is None:
+    for name, layer in codec.tied_channels():
+        leaving = next((g for g in groups if _member(g, layer, "out")), None)
+        entering = next((g for g in groups if _member(g, f"entry:reference_{name}", "out")), None)
+        if (
+            leaving is None
+            or entering is None
+            or not _member(leaving, f"exit:reference_{name}", "in")
+        ):
             raise UserError(
-                f"{codec.name}.tied_channels(): {layer!r} and reference field {entry_field!r} "
-                "have to be an output layer and a field that the decoder reads"
+                f"{codec.name}.tied_channels(): {layer!r} and reference field {name!r} have to be "
+                "the layer that makes this field, and a field that the decoder reads"
             )
         if leaving is entering:
             continue
-        if leaving.size != entering.size:
-            raise UserError(f"{codec.name}.tied_channels(): {layer!r} and {entry_field!r} differ")
+        outside = _member(leaving, f"exit:reference_{name}", "in").channels
+        inside = _member(entering, f"entry:reference_{name}", "out").channels
+        if sorted(outside) != sorted(inside):
+            raise UserError(
+                f"{codec.name}.tied_channels(): {layer!r} makes only a part of {name!r}"
+            )
+        order = [inside.index(row) for row in outside]
+        members = [
+            replace(m, channels=tuple(m.channels[i] for i in order)) for m in entering.members
+        ]
         groups = [g for g in groups if g is not leaving and g is not entering]
-        members = leaving.members + entering.members
-        groups.append(Group(leaving.name, leaving.size, members, leaving.roots + entering.roots))
+        groups.append(replace(leaving, members=(*leaving.members, *members)))
     return groups
 
 
-def _find(groups: list[Group], producer: str) -> Group | None:
-    return next((g for g in groups if any(m.layer == producer for m in g.producers())), None)
+def _member(group: Group, layer: str, side: str) -> Member | None:
+    return next((m for m in group.members if (m.layer, m.side) == (layer, side)), None)
 
 
 # ---------------------------------------------------------------------- what stays, and why
 
 
 def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
-    inside = set(codec.decoder_modules())
-    tied = {f"entry:reference_{name}" for name, _ in codec.tied_channels()}
-    made_by = [m.layer for m in group.producers()]
-    if any(not name.startswith("entry:") and _module_of(name) not in inside for name in made_by):
+    tied = {f"reference_{name}" for name, _ in codec.tied_channels()}
+    makers = [m.layer for m in group.producers()]
+    inside = codec.decoder_modules()
+    if any(_module_of(name) not in inside for name in makers):
         return "its channels are added to or shared with a tensor that the encoder makes"
-    outside = [n for n in made_by if n.startswith("entry:") and n not in tied]
-    if outside:
-        name = outside[0].removeprefix("entry:").replace("_", " ")
-        return f"tied to the {name}, which comes from outside with all its channels"
-    if traced.grid_layers.intersection(made_by):
+    doors = [m.layer.partition(":") for m in group.members if _is_door(m.layer)]
+    for kind, _, name in doors:
+        if kind == "entry" and name not in tied:
+            what = "a constant" if name.startswith("constant") else f"the {name.replace('_', ' ')}"
+            return f"tied to {what}, which comes from outside with all its channels"
+    if traced.steering.intersection(makers):
         return "a motion vector: its two channels are x and y"
-    if not group.consumers():
+    if traced.results.intersection(makers) or not group.consumers():
         return "a result of the decoder: shown, or read by the entropy coder"
-    covered = [len(rows) for m in group.members for rows in m.channels]
-    if min(covered) == 0:
-        return "its channels cannot be told apart behind a split or a sum"
+    for kind, _, name in doors:
+        if kind == "exit" and name not in tied:
+            kept = name.removeprefix("reference_")
+            return f"leaves as the reference's {kept}, which tied_channels() does not name"
+    if any(len({len(row) for row in m.channels}) > 1 for m in group.members):
+        return "its channels are not alike: a slice or a sum takes only some of them"
     return None
 
 
 def _explain_the_rest(codec: VideoCodec, channels: Channels) -> None:
     """Every other layer of the decoder with weights gets its reason too."""
     known = {m.layer for g in channels.groups for m in g.members if m.side != "in"}
-    for name in codec.decoder_modules():
+    inside = codec.decoder_modules()
+    for name in inside:
         module = codec.get_submodule(name)
-        if not any(isinstance(layer, CONVOLUTIONS) for layer in module.modules()):
+        if not any(isinstance(layer, (*CONVOLUTIONS, nn.Linear)) for layer in module.modules()):
             channels.fixed[name] = "no convolution: it has one entry for each channel of a symbol"
     for name, layer in codec.named_modules():
-        # The convolution inside a sub-pixel convolution goes with it.
-        inner = name.rpartition(".")[0]
-        if inner in known or inner in channels.fixed or name in known:
-            continue
-        if isinstance(layer, CONVOLUTIONS) and _module_of(name) in codec.decoder_modules():
-            channels.fixed.setdefault(name, "not reached by the dependency graph of a P frame")
+        has_weights = any(True for _ in layer.parameters(recurse=False))
+        # What is inside a layer that Torch-Pruning knows as one goes with it.
+        explained = not (known | channels.fixed.keys()).isdisjoint(_with_parents(name))
+        if has_weights and _module_of(name) in inside and not explained:
+            linear = isinstance(layer, nn.Linear)
+            channels.fixed[name] = (
+                "a linear layer of its own: only the channels of convolutions are removed"
+                if linear
+                else "not reached by the dependency graph of a P frame"
+            )
+
+
+def _made_by(codec: VideoCodec, group: Group) -> list[str]:
+    """Layers of the decoder that make or rescale a group's channels."""
+    inside = codec.decoder_modules()
+    return [m.layer for m in group.members if m.side != "in" and _module_of(m.layer) in inside]
+
+
+def _with_parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _module_of(layer: str) -> str:
     return layer.split(".", 1)[0]
+
+
+def _is_door(layer: str) -> bool:
+    return ":" in layer

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from prune.report import Report
+from prune.report.cells import prefixed
 
 
 def headline(report: Report, folder: Path) -> str:
     """MACs, speed, quality and gates, and where the whole report is."""
     macs, parity = report.macs.decoder, report.parity
     lines = [
-        f"decoder: {macs.dense / 1e9:.1f} -> {macs.sparse / 1e9:.1f} GMAC a frame of "
+        f"decoder: {prefixed(macs.dense, 'MAC')} -> {prefixed(macs.sparse, 'MAC')} a frame of "
         f"{report.macs.width}x{report.macs.height} ({macs.reduction:.1%} fewer)"
     ]
     for row in report.latency:

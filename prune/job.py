@@ -9,7 +9,7 @@ import torch
 
 import vcodecs
 from prune.budget import CostModel
-from prune.data import Source, check_sources, open_source
+from prune.data import Source, SourceSpec, check_sources, open_source
 from prune.data.source import too_small
 from prune.groups import Channels, find_groups
 from prune.mask import relative_norms
@@ -17,28 +17,44 @@ from prune.recipe import Recipe, phases_of
 from prune.select import choose
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
+from vcodecs.registry import codec_class
 
 
 class Job:
-    """The parts of a run: codec, data, channel groups. `base` is the recipe file's folder."""
+    """The parts of a run: codec, data, channel groups; each is made when it is asked for.
+
+    `base` is the recipe file's folder. UserErrors name the setting that is at fault.
+    """
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
         self.recipe, self.base = recipe, base
         self.warnings: list[str] = []
-        self.teacher = self._make_teacher()
-        self.train_sources = self._open_training()
-        self.eval_sources = [open_source(spec, base) for spec in recipe.data.eval]
-        self.intra: IntraCodec = create_intra(recipe.evaluate.intra)
+
+    def check(self) -> None:
+        """Everything that could stop the run later stops it here."""
+        output = self.recipe.output
+        if output.exists() and not output.is_dir():
+            raise UserError(f"{self.recipe.at('output')}: {output} is a file")
+        self.teacher  # noqa: B018
+        self._check_training()
         self._check_evaluation()
-        self.one_shot()  # a budget that cannot be met shows here
+        self.one_shot()
 
     # ------------------------------------------------------------------ codec
 
-    def _make_teacher(self) -> VideoCodec:
-        section = self.recipe.codec
+    @cached_property
+    def teacher(self) -> VideoCodec:
+        """The dense codec."""
+        section, blame = self.recipe.codec, self.recipe.blame
         torch.manual_seed(self.recipe.seed)
-        codec = vcodecs.create(section.name, section.preset, section.checkpoint)
-        if section.checkpoint is None:
+        with blame("codec.name"):
+            codec_class(section.name)
+        with blame("codec.preset"):
+            codec = vcodecs.create(section.name, section.preset)
+        if section.checkpoint is not None:
+            with blame("codec.checkpoint"):
+                checkpoints.load_into(codec, section.checkpoint)
+        else:
             self.warnings.append(
                 f"codec.checkpoint is not set: {section.name} ({section.preset}) starts from "
                 f"weights drawn with seed {self.recipe.seed}; its quality figures mean nothing"
@@ -64,45 +80,71 @@ class Job:
         return CostModel(self.teacher, self.channels, measure.height, measure.width)
 
     def one_shot(self) -> dict[str, list[int]]:
-        """Channels to keep by the magnitude of the teacher's weights alone."""
+        """Channels to keep by the magnitude of the teacher's weights alone.
+
+        UserError when no choice of channels meets the budget.
+        """
         section = self.recipe.prune
         scores = [relative_norms(self.teacher, group) for group in self.channels.groups]
         groups = self.channels.groups
-        return choose(groups, scores, self.cost, section.budget, section.align, section.floor)
+        with self.recipe.blame("prune.budget"):
+            return choose(groups, scores, self.cost, section.budget, section.align, section.floor)
 
     # ------------------------------------------------------------------ data
 
-    def _open_training(self) -> list[tuple[Source, float]]:
+    @cached_property
+    def train_sources(self) -> list[tuple[Source, float]]:
+        """Training clips, with the weight of each source."""
+        specs = self.recipe.data.train
+        opened = [self._open(spec, f"data.train.{i}") for i, spec in enumerate(specs)]
+        return [(source, spec.weight) for source, spec in zip(opened, specs, strict=True)]
+
+    @cached_property
+    def eval_sources(self) -> list[Source]:
+        """Clips to evaluate on."""
+        specs = self.recipe.data.eval
+        return [self._open(spec, f"data.eval.{i}") for i, spec in enumerate(specs)]
+
+    @cached_property
+    def intra(self) -> IntraCodec:
+        """What codes the I frames of the evaluation."""
+        with self.recipe.blame("evaluate.intra"):
+            return create_intra(self.recipe.evaluate.intra)
+
+    def _open(self, spec: SourceSpec, key: str) -> Source:
+        with self.recipe.blame(key):
+            source = open_source(spec, self.base)
+        for name, reason in source.skipped.items():
+            self.warnings.append(f"{source.name}: {name} left out: {reason}")
+        return source
+
+    def _check_training(self) -> None:
         recipe = self.recipe
-        sources = [(open_source(spec, self.base), spec.weight) for spec in recipe.data.train]
+        sources = [source for source, _ in self.train_sources]
         for key, section in (("train", recipe.train), ("finetune", recipe.finetune)):
-            for phase in phases_of(recipe, section, self.teacher, key):
-                check_sources([s for s, _ in sources], phase.stage.frames + 1, phase.crop)
-        for source, _ in sources:
-            self._warn_of_skipped(source)
-        return sources
+            for i, phase in enumerate(phases_of(recipe, section, self.teacher, key)):
+                own = section.phases[i].crop is not None
+                with recipe.blame(f"{key}.phases.{i}.crop" if own else "data.crop"):
+                    check_sources(sources, phase.stage.frames + 1, phase.crop)
 
     def _check_evaluation(self) -> None:
-        section = self.recipe.evaluate
-        for spec, source in zip(self.recipe.data.eval, self.eval_sources, strict=True):
+        recipe, section = self.recipe, self.recipe.evaluate
+        for i, (spec, source) in enumerate(zip(recipe.data.eval, self.eval_sources, strict=True)):
             endless = spec.kind == "procedural" and spec.clips is None
             if endless and section.clips is None:
                 raise UserError(
-                    "data.eval: the procedural source has no end; set its `clips`, or "
-                    "evaluate.clips"
+                    f"{recipe.at(f'data.eval.{i}')}: the procedural source has no end; set its "
+                    "`clips`, or evaluate.clips"
                 )
             count = section.clips or len(source)
             infos = [source.info(i) for i in range(min(count, len(source)))]
             reasons = [too_small(info, section.frames, 16) for info in infos]
             if all(reasons):
                 raise UserError(
-                    f"{source.name}: no clip for evaluate.frames {section.frames} "
-                    f"({infos[0].name}: {reasons[0]})"
+                    f"{recipe.at('evaluate.frames')}: {source.name} has no clip for "
+                    f"{section.frames} frames ({infos[0].name}: {reasons[0]})"
                 )
-
-    def _warn_of_skipped(self, source: Source) -> None:
-        for name, reason in source.skipped.items():
-            self.warnings.append(f"{source.name}: {name} left out: {reason}")
+        self.intra  # noqa: B018
 
     # ------------------------------------------------------------------ fingerprints
 
@@ -123,6 +165,10 @@ class Job:
             for spec, (source, _) in zip(data.train, self.train_sources, strict=True)
         ]
         return [listed, data.crop, data.batch]
+
+    def measuring_size(self) -> list[int]:
+        """The frame size that the budget's MACs are counted at."""
+        return [self.recipe.measure.height, self.recipe.measure.width]
 
     def evaluation_inputs(self) -> list[Any]:
         specs = [spec.model_dump(mode="json") for spec in self.recipe.data.eval]

@@ -162,7 +162,7 @@ def _check(node: yaml.Node, done: set[int], above: set[int]) -> None:
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise yaml.MarkedYAMLError(None, None, "a key has to be a name", key.start_mark)
             if key.value in seen:
-                problem = f"{key.value}: this key is there twice"
+                problem = f"{_named((key.value,))}: this key is there twice"
                 raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
             if key.value == "<<" and isinstance(value, yaml.SequenceNode):
                 # Merging several multiplies: a few lines can then ask for millions of settings.
@@ -218,19 +218,20 @@ def _parse(override: str) -> tuple[Keys, Any]:
         return keys, _parse_yaml(value)[1]
     except yaml.YAMLError as error:
         _, problem = _problem(error, value)
-        raise UserError(f"override {_short(override)!r}: {key}: {problem}") from error
+        raise UserError(f"override {_short(override)!r}: {_named(keys)}: {problem}") from error
 
 
 def _with(place: Any, keys: Keys, value: Any, override: str, depth: int = 0) -> Any:
     """`place` with the value set; copied on the way, as anchors may share it with other places."""
     if depth == len(keys):
         return value
-    key, here = keys[depth], ".".join(keys[:depth])
+    key, here = keys[depth], _named(keys[:depth])
     if isinstance(place, list):
         index = int(key) if key.isdecimal() and len(key) < 10 else len(place)
         if index >= len(place):
             raise UserError(
-                f"override {_short(override)!r}: XX                f"from 0; {key!r} is none of them"
+                f"override {_short(override)!r}: {here} is a list of {len(place)} entries, "
+                f"counted from 0; {_short(key)!r} is none of them"
             )
         changed = _with(place[index], keys, value, override, depth + 1)
         return [*place[:index], changed, *place[index + 1 :]]
@@ -246,7 +247,7 @@ def _with(place: Any, keys: Keys, value: Any, override: str, depth: int = 0) -> 
 
 def _describe(fault: Any, origin: Origin, model: type[BaseModel]) -> str:
     keys = tuple(str(part) for part in fault["loc"])
-    start = f"{origin.where(keys)}: {_escaped('.'.join(keys)) or 'recipe'}"
+    start = f"{origin.where(keys)}: {_named(keys) or 'recipe'}"
     if fault["type"] == "extra_forbidden":
         allowed = _fields(model, keys[:-1])
         near = difflib.get_close_matches(keys[-1], allowed, 1)
@@ -288,6 +289,10 @@ def _shown(value: Any) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _named(keys: Keys) -> str:
+    return _short(_escaped(".".join(keys)))
 
 
 def _escaped(text: str) -> str:

@@ -44,72 +44,83 @@ class GradientDecay(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, gate: Tensor, forward: Tensor, backward: Tensor, dim: int
+        ctx: Any,
+        weight: Tensor,
+        gate: Tensor,
+        forward: Tensor,
+        backward: Tensor,
+        dim: int,
+        channels: Tensor,
     ) -> Tensor:
-        """`weight` has size C * r along `dim`; the factors are (C,), each for r entries."""
-        ctx.save_for_backward(weight, backward)
+        """Gate and factors are (C,); `channels` is the channel of each entry along `dim`.
+
+        An entry of channel -1 is in no channel, and stays as it is.
+        """
+        ctx.save_for_backward(weight, backward, channels)
         ctx.dim = dim
-        return weight * _spread(forward, weight, dim)
+        return weight * _spread(forward, channels, weight, dim)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, factors = ctx.saved_tensors
-        grad_gate = None
+        weight, factors, channels = ctx.saved_tensors
+        grad_weight = grad_gate = None
+        if ctx.needs_input_grad[0]:
+            grad_weight = grad * _spread(factors, channels, weight, ctx.dim)
         if ctx.needs_input_grad[1]:
-            others = [d for d in range(weight.dim()) if d != ctx.dim]
-            by_row = (grad * weight).sum(others) if others else grad * weight
-            grad_gate = by_row.reshape(factors.numel(), -1).sum(1)
-        grad_weight = grad * _spread(factors, weight, ctx.dim) if ctx.needs_input_grad[0] else None
-        return grad_weight, grad_gate, None, None, None
+            grad_gate = sum_by_channel(grad * weight, channels, factors.numel(), ctx.dim)
+        return grad_weight, grad_gate, None, None, None, None
 
 
-def _spread(factors: Tensor, weight: Tensor, dim: int) -> Tensor:
-    rows = factors.repeat_interleave(weight.shape[dim] // factors.numel())
+def _spread(factors: Tensor, channels: Tensor, weight: Tensor, dim: int) -> Tensor:
+    """(C,) factors as a tensor that broadcasts along `dim` of `weight`."""
+    # The entry behind the last channel is what channel -1 finds.
+    rows = torch.cat((factors, factors.new_ones(1)))[channels]
     return rows.reshape([-1 if d == dim else 1 for d in range(weight.dim())])
+
+
+def sum_by_channel(values: Tensor, channels: Tensor, count: int, dim: int) -> Tensor:
+    """(`count`,): the sum of `values` over all entries of each channel, -1 left out."""
+    others = [d for d in range(values.dim()) if d != dim]
+    rows = values.sum(others) if others else values
+    # Channel -1 goes to a place behind the last one, and is cut off.
+    places = channels.remainder(count + 1)
+    return rows.new_zeros(count + 1).index_add(0, places, rows)[:count]
 
 
 class ChannelMask(nn.Module):
     """Parametrisation of one weight or bias by the gate of its group."""
 
-    def __init__(self, masked: "MaskedGroup", dim: int) -> None:
+    def __init__(self, masked: "MaskedGroup", dim: int, channels: Tensor) -> None:
         super().__init__()
         # In a tuple, so that the group is no part of the codec's own modules and state.
         self._group = (masked,)
         self.dim = dim
+        self.register_buffer("channels", channels, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         gate = self._group[0].gate
-        return GradientDecay.apply(weight, gate.value, gate.forward, gate.backward, self.dim)
+        return GradientDecay.apply(
+            weight, gate.value, gate.forward, gate.backward, self.dim, self.channels
+        )
 
 
 class MaskedGroup:
-    """A channel group of a codec with masks on all its producers.
-
-    Channels of different members are matched by order, so each member's indices have to be
-    0 ... size - 1; a producer with indices of its own is permuted through `rows`.
-    """
+    """A channel group of a codec with masks on all its producers."""
 
     def __init__(self, codec: VideoCodec, group: Group) -> None:
         self.group = group
-        self.producers = [
-            (convolution(codec, member.layer), member)
-            for member in group.producers()
-            if not member.layer.startswith("entry:")
-        ]
+        self.producers = producing_layers(codec, group)
         ones = torch.ones(group.size, device=self.producers[0][0].weight.device)
         self.gate = Gate(ones, ones, ones)
-        for layer, member in self.producers:
-            if [i for row in member.channels for i in row] != list(range(group.size)):
-                raise ValueError(f"{member.layer}: its outputs are not the group's channels")
-            parametrize.register_parametrization(
-                layer, "weight", ChannelMask(self, output_dim(layer))
-            )
+        for layer, channels in self.producers:
+            weight_mask = ChannelMask(self, output_dim(layer), channels)
+            parametrize.register_parametrization(layer, "weight", weight_mask)
             if layer.bias is not None:
-                parametrize.register_parametrization(layer, "bias", ChannelMask(self, 0))
+                parametrize.register_parametrization(layer, "bias", ChannelMask(self, 0, channels))
 
     def norms(self) -> Tensor:
-        """`group_norms` of the weights behind the masks."""
-        return filter_norms([layer for layer, _ in self.producers], self.group.size)
+        """`filter_norms` of the weights behind the masks."""
+        return filter_norms(self.producers, self.group.size)
 
     def unmask(self) -> None:
         """Take the masks off again; the unmasked weights stay."""
@@ -117,6 +128,17 @@ class MaskedGroup:
             for name in ("weight", "bias"):
                 if parametrize.is_parametrized(layer, name):
                     parametrize.remove_parametrizations(layer, name, leave_parametrized=False)
+
+
+def producing_layers(codec: nn.Module, group: Group) -> list[tuple[nn.Module, Tensor]]:
+    """The layers that make a group's channels, each with the channel of every output of it.
+
+    (outputs,) integers, -1 for an output that is in no channel of this group.
+    """
+    return [
+        (convolution(codec, member.layer), _channels_of_outputs(codec, member))
+        for member in group.producers()
+    ]
 
 
 def convolution(codec: nn.Module, name: str) -> nn.Module:
@@ -130,45 +152,46 @@ def output_dim(layer: nn.Module) -> int:
     return 1 if isinstance(layer, nn.ConvTranspose2d) else 0
 
 
+def _channels_of_outputs(codec: nn.Module, member: Member) -> Tensor:
+    layer = codec.get_submodule(member.layer)
+    repeat = layer.factor**2 if isinstance(layer, SubpelConv) else 1
+    weight = original(convolution(codec, member.layer))
+    channels = torch.full((weight.shape[output_dim(layer)] // repeat,), -1, device=weight.device)
+    for channel, outputs in enumerate(member.channels):
+        channels[list(outputs)] = channel
+    return channels.repeat_interleave(repeat)
+
+
+def original(layer: nn.Module) -> Tensor:
+    """A layer's weight behind its masks."""
+    masked = parametrize.is_parametrized(layer, "weight")
+    return layer.parametrizations.weight.original if masked else layer.weight
+
+
 @torch.no_grad()
-def filter_norms(layers: Sequence[nn.Module], channels: int) -> Tensor:
-    """(C,): root mean square over all unmasked weights that produce each of the channels."""
+def filter_norms(producers: Sequence[tuple[nn.Module, Tensor]], size: int) -> Tensor:
+    """(`size`,): root mean square over all unmasked weights that produce each of the channels."""
     squares: Tensor | float = 0.0
-    entries = 0
-    for layer in layers:
-        masked = parametrize.is_parametrized(layer, "weight")
-        weight = layer.parametrizations.weight.original if masked else layer.weight
-        rows = weight.transpose(0, output_dim(layer)).reshape(channels, -1)
-        squares = squares + rows.square().sum(1)
-        entries += rows.shape[1]
+    entries: Tensor | float = 0.0
+    for layer, channels in producers:
+        weight, dim = original(layer), output_dim(layer)
+        squares = squares + sum_by_channel(weight.square(), channels, size, dim)
+        entries = entries + sum_by_channel(torch.ones_like(weight), channels, size, dim)
     return (squares / entries).sqrt()
 
 
 def relative_norms(codec: VideoCodec, group: Group) -> Tensor:
     """(C,): norms of a codec without masks, in their mean: what one-shot pruning goes by."""
-    layers = [
-        convolution(codec, member.layer)
-        for member in group.producers()
-        if not member.layer.startswith("entry:")
-    ]
-    norms = filter_norms(layers, group.size)
+    norms = filter_norms(producing_layers(codec, group), group.size)
     return norms / norms.mean().clamp_min(1e-12)
 
 
 @torch.no_grad()
-def zero_channels(codec: VideoCodec, group: Group, kept: list[int]) -> None:
+def zero_channels(codec: VideoCodec, group: Group, kept: Sequence[int]) -> None:
     """Set the weights and biases that produce channels outside `kept` to zero, in place."""
-    gone = sorted(set(range(group.size)) - set(kept))
-    for member in group.producers():
-        if gone and not member.layer.startswith("entry:"):
-            _zero_member(convolution(codec, member.layer), member, gone)
-
-
-def _zero_member(layer: nn.Module, member: Member, gone: list[int]) -> None:
-    dim = output_dim(layer)
-    repeat = layer.out_channels // sum(len(row) for row in member.channels)
-    local = [i * repeat + k for c in gone for i in member.channels[c] for k in range(repeat)]
-    rows = torch.tensor(local, device=layer.weight.device)
-    layer.weight.index_fill_(dim, rows, 0)
-    if layer.bias is not None:
-        layer.bias.index_fill_(0, rows, 0)
+    gone = torch.tensor(sorted(set(range(group.size)) - set(kept)), dtype=torch.long)
+    for layer, channels in producing_layers(codec, group):
+        rows = torch.isin(channels, gone.to(channels.device)).nonzero().flatten()
+        layer.weight.index_fill_(output_dim(layer), rows, 0)
+        if layer.bias is not None:
+            layer.bias.index_fill_(0, rows, 0)

@@ -41,21 +41,15 @@ def rate_distortion(
         original = clip[:, t].contiguous(memory_format=torch.channels_last)
         coded = codec(original, reference, rate, upto)
         picture = coded.frame.float()
-        error = _distortion(picture, original, stage.scales)
+        error = F.mse_loss(picture, original)
+        if coded.auxiliary is not None:
+            error = error + coded.auxiliary
         bpp = coded.total_bits(stage.streams).mean() / pixels
         losses.append(lagrangian * error + bpp)
         rates.append(bpp.detach())
         errors.append(F.mse_loss(picture.detach().clamp(0, 1), original))
         reference = coded.reference
     return Outcome(_mean(losses), _mean(rates), _mean(errors))
-
-
-def _distortion(picture: Tensor, original: Tensor, scales: int) -> Tensor:
-    total = F.mse_loss(picture, original)
-    for _ in range(scales - 1):
-        picture, original = F.avg_pool2d(picture, 2), F.avg_pool2d(original, 2)
-        total = total + F.mse_loss(picture, original)
-    return total / scales
 
 
 def _as_decoded(frame: Tensor, noise: float) -> Tensor:

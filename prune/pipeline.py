@@ -1,6 +1,7 @@
 """The work of each step: what it reads, what it leaves in its folder."""
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill import AdaptiveWeights, Distiller, Tap, find_taps
+from prune.data.source import ClipError
 from prune.evaluate import Evaluation, evaluate
 from prune.export import Size, export_bundle
 from prune.job import Job
@@ -63,11 +65,14 @@ def shrink(job: Job, sparse: Path, folder: Path) -> None:
 
 
 def real_clip(job: Job) -> Tensor:
-    """Three frames of the first evaluation clip that can be read, at most 256 pixels a side."""
+    """Up to three frames of the first evaluation clip of two or more, at most 256x256 pixels."""
     for source in job.eval_sources:
         for index in range(min(len(source), 16)):
-            frames = source.read(index, 0, 3)
-            if len(frames) == 3:
+            count = min(3, source.info(index).frames)
+            if count < 2:
+                continue
+            with suppress(ClipError):
+                frames = source.read(index, 0, count)
                 return torch.from_numpy(frames[..., :256, :256].copy()).float() / 255
     return torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(1))
 

@@ -12,9 +12,26 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 LINE_EVERY_SECONDS = 15.0
-console = Console(highlight=False)
+
+# Names of files and clips are printed as they are, whatever brackets and colons they hold.
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+notices = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
+"""Errors and warnings go to standard error: standard output may be read by a program."""
+
+
+def notice(kind: str, text: str, style: str) -> None:
+    """`kind` in `style`, then `text`, in one line on standard error."""
+    line = " ".join(text.splitlines())
+    # An argument that is no valid text holds surrogates, which no stream takes.
+    line = line.encode("utf-8", "backslashreplace").decode()
+    notices.print(Text.assemble((kind, style), " ", line))
+
+
+def warn(text: str) -> None:
+    notice("warning", text, "yellow")
 
 
 class Progress:
@@ -26,10 +43,10 @@ class Progress:
         self.started = self.last_line = time.monotonic()
         if self.live:
             self.bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=console,
@@ -63,10 +80,7 @@ class Progress:
             return
         self.last_line = now
         left = (now - self.started) / max(1, done - self.first) * (self.total - done)
-        console.print(
-            f"{self.title}: {stage} {done}/{self.total}  {text}  {_clock(left)} left",
-            soft_wrap=True,
-        )
+        console.print(f"{self.title}: {stage} {done}/{self.total}  {text}  {_clock(left)} left")
 
 
 def describe(figures: dict[str, float]) -> str:

@@ -81,7 +81,7 @@ class TrainSection(Section):
     phases: list[PhaseSpec]
     clip_norm: float = Field(1.0, gt=0)
     intra_noise: float = Field(0.02, ge=0, le=0.2)
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16"] = "no"
     device: Literal["auto", "cpu"] = "auto"
     checkpoint_seconds: float = Field(30.0, gt=0)
 

@@ -15,7 +15,7 @@ from prune.cli import main
 from prune.headline import headline
 from prune.job import Job
 from prune.load import load_recipe
-from prune.progress import console
+from prune.progress import console, warn
 from prune.recipe import Recipe
 from prune.report.render import write_report
 from prune.steps import Steps
@@ -24,15 +24,20 @@ from prune.steps import Steps
 def run(recipe: Recipe, base: Path) -> Path:
     """Carry a recipe out; returns the run's folder. `base` is where its relative paths start."""
     job = Job(recipe, base)
+    job.check()
     for warning in job.warnings:
-        console.print(f"[yellow]warning[/yellow] {warning}")
+        warn(warning)
     step = Steps(recipe.output)
-    dump = lambda *names: [getattr(recipe, name).model_dump() for name in names]  # noqa: E731
+
+    def dump(*names: str) -> list[dict]:
+        # How often the state is saved changes no result.
+        sections = [getattr(recipe, name) for name in names]
+        return [section.model_dump(exclude={"checkpoint_seconds"}) for section in sections]
 
     step("teacher", job.codec_inputs(), lambda f: pipeline.save_teacher(job, f))
     sparse = step(
         "sparse",
-        [dump("prune", "distill", "train"), job.training_inputs(), dump("measure")],
+        [dump("prune", "distill", "train"), job.training_inputs(), job.measuring_size()],
         lambda f: pipeline.sparsify(job, f),
     )
     shrunk = step("shrink", None, lambda f: pipeline.shrink(job, sparse, f))
@@ -41,11 +46,16 @@ def run(recipe: Recipe, base: Path) -> Path:
         "evaluate", job.evaluation_inputs(), lambda f: pipeline.measure_quality(job, final, f)
     )
     small = job.load(final / pipeline.WEIGHTS)
-    bundle = step("onnx", dump("export"), lambda f: pipeline.export(job, small, f))
-    dense = step("onnx_dense", None, lambda f: pipeline.export(job, job.teacher, f))
+    bundle = step("onnx", dump("export"), lambda f: pipeline.export(job, small, f), "finetune")
+    dense = step(
+        "onnx_dense", dump("export"), lambda f: pipeline.export(job, job.teacher, f), "teacher"
+    )
     bundles = {"dense": dense, "sparse": bundle}
     speed = step(
-        "measure", dump("measure"), lambda f: pipeline.measure_speed(job, final, bundles, f)
+        "measure",
+        dump("measure"),
+        lambda f: pipeline.measure_speed(job, final, bundles, f),
+        "onnx",
     )
     folders = {"sparse": sparse, "shrink": shrunk, "finetune": final, "evaluate": quality}
     folders |= {"onnx": bundle, "onnx_dense": dense, "measure": speed}

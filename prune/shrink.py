@@ -1,6 +1,7 @@
 """From masks to smaller layers, and the proof that nothing else changed."""
 
 import copy
+import math
 from collections.abc import Iterable
 
 import torch
@@ -62,4 +63,10 @@ def check_same(masked: VideoCodec, shrunk: VideoCodec, clips: Iterable[Tensor]) 
 
 def _difference(a: CodedFrame, b: CodedFrame) -> float:
     pairs = [(a.frame, b.frame), *((a.bits[k], b.bits[k]) for k in a.bits)]
-    return max(float((x - y).abs().max() / x.abs().max().clamp_min(1e-6)) for x, y in pairs)
+    return max(_relative(x, y) for x, y in pairs)
+
+
+def _relative(x: Tensor, y: Tensor) -> float:
+    """Largest difference, relative to the largest value; infinite where something is no number."""
+    difference = float((x - y).abs().max() / x.abs().max().clamp_min(1e-6))
+    return difference if math.isfinite(difference) else math.inf

@@ -77,10 +77,12 @@ class Sparsifier:
             counts.append(masked.gate.value.sum())
         counts = torch.stack(counts).cpu()
         self.keep = float(self.cost.fraction(counts.detach()))
-        # A stage may only give away what its own modules cost.
-        excess = self.cost.fraction(counts, trained) - max(self.target, self._least(trained))
-        self._penalty = self.multiplier * excess + PENALTY / 2 * excess**2
-        self._excess = float(excess)
+        self._penalty, self._excess = 0.0, 0.0
+        # A stage may only give away what its own modules cost; the encoder's cost nothing here.
+        if self.cost.total(self.cost.sizes, trained) > 0:
+            excess = self.cost.fraction(counts, trained) - max(self.target, self._least(trained))
+            self._penalty = self.multiplier * excess + PENALTY / 2 * excess**2
+            self._excess = float(excess.detach())
 
     def loss(self) -> Tensor | float:
         penalty = self._penalty
@@ -123,7 +125,6 @@ class Sparsifier:
         return (self.groups[i].norms() - self.centres[i]) / self.spreads[i] - threshold
 
     def _gate(self, i: int, learns: bool) -> Gate:
-        masked = self.groups[i]
         threshold = self.thresholds[i] if learns else self.thresholds[i].detach()
         score = self._score(i, threshold)
         soft = torch.sigmoid(score / self.settings.temperature)

@@ -1,30 +1,32 @@
-"""Tracing a codec's P frame for the dependency graph.
+"""Tracing a codec's P frames for the dependency graph.
 
-Torch-Pruning follows autograd's graph backwards. Three things would mislead it, and are put right
-here: tensors that enter from outside have no node (so offsets in a concatenation come out wrong),
-the sampling grid of a warp ties the two motion channels to the features that it moves, and
-results that are only entropy-coded never reach the picture.
+Torch-Pruning follows autograd's graph backwards. What would mislead it is put right here: tensors
+that enter from outside or leave through the reference have no node (so offsets in a concatenation
+come out wrong, and what is carried to the next frame looks unused), the sampling grid of a warp
+ties the two motion channels to the features that it moves, the parts of a split lose their order,
+and what is only entropy-coded never reaches the picture.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from prune.pruners import custom_pruners
-from vcodecs import Reference, VideoCodec
+from vcodecs import CodedFrame, Reference, VideoCodec
 from vcodecs.layers import SubpelConv
 
 SIDE = 64
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, SubpelConv)
 
 
-class Entry(nn.Conv2d):
-    """An identity convolution that gives a tensor from outside a node of its own."""
+class Door(nn.Conv2d):
+    """An identity convolution that gives a tensor from or to the outside a node of its own."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 1, bias=False)
@@ -32,153 +34,245 @@ class Entry(nn.Conv2d):
 
 
 class Probe(nn.Module):
-    """The codec behind entries for the frame and every field of the reference."""
+    """The codec behind doors: for the frame, and for every field of the reference both ways."""
 
     def __init__(self, codec: VideoCodec, reference: Reference) -> None:
         super().__init__()
         self.codec = codec
-        self.entries = nn.ModuleDict({"frame": Entry(3)})
-        for name, value in vars(reference).items():
-            if value is not None:
-                self.entries[f"reference_{name}"] = Entry(value.shape[1])
+        widths = {key: value.shape[1] for key, value in _present(reference).items()}
+        entries = {f"reference_{key}": Door(width) for key, width in widths.items()}
+        self.entries = nn.ModuleDict({"frame": Door(3), **entries})
+        self.exits = nn.ModuleDict({f"reference_{key}": Door(w) for key, w in widths.items()})
+
+    def enter(self, reference: Reference) -> Reference:
+        parts = _present(reference).items()
+        return Reference(**{key: self.entries[f"reference_{key}"](x) for key, x in parts})
+
+    def leave(self, reference: Reference) -> list[Tensor]:
+        return [self.exits[f"reference_{key}"](x) for key, x in _present(reference).items()]
 
 
 @dataclass
 class Traced:
-    """A dependency graph over `probe`, and what the trace saw on the way."""
+    """A dependency graph over `probe`, and what the trace saw on the way (names of layers)."""
 
     probe: Probe
     graph: tp.DependencyGraph
-    grid_layers: set[str]
-    """Layers of the codec whose outputs steer a warp."""
+    steering: set[str]
+    """Their outputs steer a warp."""
+    results: set[str]
+    """Their outputs are the picture, or are read by the entropy coder."""
+    parts: dict[str, int]
+    """Their outputs are split in so many equal parts."""
 
     def layer(self, name: str) -> nn.Module:
-        """A layer by its name within the codec, or an entry as `entry:NAME`."""
-        if name.startswith("entry:"):
-            return self.probe.entries[name.removeprefix("entry:")]
+        """A layer by its name within the codec, or a door as `entry:NAME` or `exit:NAME`."""
+        kind, _, door = name.partition(":")
+        if door:
+            return (self.probe.entries if kind == "entry" else self.probe.exits)[door]
         return self.probe.codec.get_submodule(name)
 
-    def name(self, layer: nn.Module) -> str | None:
-        """The inverse of `layer`; None for what is no layer of either."""
-        if not isinstance(layer, nn.Module):
-            return None
-        full = self.graph._module2name.get(layer)
-        if full is None or full.startswith("codec."):
-            return full and full.removeprefix("codec.")
-        return "entry:" + full.removeprefix("entries.") if full.startswith("entries.") else None
+    def name(self, layer: nn.Module | nn.Parameter) -> str | None:
+        """The inverse of `layer`, also for a codec's own parameter; None for what is neither."""
+        if isinstance(layer, nn.Parameter):
+            full = self.graph._param_to_name.get(layer)
+        else:
+            full = self.graph._module2name.get(layer)
+        place, _, name = (full or "").partition(".")
+        return {"codec": name, "entries": f"entry:{name}", "exits": f"exit:{name}"}.get(place)
 
 
 def trace(codec: VideoCodec) -> Traced:
-    """Build the dependency graph of one P frame, every field of the reference present.
+    """Build the dependency graph of two P frames: after an I frame, and with a full reference.
 
-    `codec` itself becomes part of the probe: removing channels through the graph changes it.
+    The codec is left as it was; no random numbers are drawn from torch's global generator.
     """
-    reference = full_reference(codec)
-    probe = Probe(codec, reference).eval()
-    wanted = {p: p.requires_grad for p in probe.parameters()}
-    probe.requires_grad_(True)  # frozen parameters would be missing from the graph
-    producers: dict[object, str] = {}
-    grids: list[Tensor] = []
-    results: list[Tensor] = []
-
-    def forward(model: Probe, _: object) -> list[Tensor]:
-        parts = {
-            name: model.entries[f"reference_{name}"](value)
-            for name, value in vars(reference).items()
-            if value is not None
-        }
-        frame = model.entries["frame"](torch.rand(1, 3, SIDE, SIDE))
-        with _recorded_layers(model.codec, producers), _detached_grids(grids):
-            coded = model.codec.code(frame, Reference(**parts), model.codec.rates()[0], None)
-        return [coded.frame, *results]
-
-    hooks = [
-        codec.get_submodule(name).register_forward_hook(lambda _m, _i, out: _collect(out, results))
-        for name in codec.decoder_modules()
-    ]
-    graph = tp.DependencyGraph()
-    example = (torch.zeros(1),)
-    with torch.enable_grad():
-        graph.build_dependency(
-            probe,
-            example,
-            forward_fn=forward,
-            customized_pruners=custom_pruners(),
-            verbose=False,
-        )
-    for hook in hooks:
-        hook.remove()
+    training = codec.training
+    wanted = {p: p.requires_grad for p in codec.parameters()}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        device = next(codec.parameters()).device
+        frame = torch.rand(1, 3, SIDE, SIDE, device=device)
+        full = _full_reference(codec.eval(), frame)
+        probe = Probe(codec, full).to(device).eval()
+        probe.requires_grad_(True)  # frozen parameters would be missing from the graph
+        references = [full]
+        if len(_present(full)) > 1:
+            references.insert(0, Reference(full.frame))
+        # A first pass finds the constants that the codec concatenates: they need doors as well.
+        constants = _watch(probe, frame, references).constants
+        doors = {f"constant_{i}": Door(width) for i, width in enumerate(constants)}
+        probe.entries.update(nn.ModuleDict(doors).to(device))
+        traced = _build(probe, frame, references)
+    codec.train(training)
     for parameter, state in wanted.items():
         parameter.requires_grad_(state)
-    steering = {name for grid in grids for name in _layers_behind(grid, producers)}
-    return Traced(probe, graph, steering)
+    return traced
+
+
+def _build(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> Traced:
+    seen: list[Watch] = []
+
+    def forward(model: Probe, _: object) -> list[Tensor]:
+        seen.append(_watch(model, frame, references))
+        return seen[0].outputs
+
+    graph = tp.DependencyGraph()
+    graph.build_dependency(
+        probe,
+        (torch.zeros(1),),
+        forward_fn=forward,
+        customized_pruners=custom_pruners(),
+        verbose=False,
+    )
+    watch = seen[0]
+    for node in graph.module2node.values():
+        if node.grad_fn in watch.concatenated:
+            # Torch-Pruning guesses these widths from the neighbours, and errs behind a slice.
+            node.module.concat_sizes = watch.concatenated[node.grad_fn]
+    parts = {
+        name: count for tensor, count in watch.splits for name in watch.layers_behind([tensor])
+    }
+    steering, results = watch.layers_behind(watch.grids), watch.layers_behind(watch.results)
+    return Traced(probe, graph, steering, results, parts)
 
 
 @torch.no_grad()
-def full_reference(codec: VideoCodec) -> Reference:
+def _full_reference(codec: VideoCodec, frame: Tensor) -> Reference:
     """A reference with every field that the codec uses: the one behind a first P frame."""
-    training = codec.training
-    codec.eval()
-    device = next(codec.parameters()).device
-    frame = torch.rand(1, 3, SIDE, SIDE, device=device)
-    coded = codec(frame, Reference(frame), codec.rates()[0])
-    codec.train(training)
-    return coded.reference
+    return codec.code(frame, Reference(frame.flip(-1)), codec.rates()[0], None).reference
 
 
-def _collect(output: object, results: list[Tensor]) -> None:
-    tensors = output if isinstance(output, tuple | list) else (output,)
-    results += [t for t in tensors if isinstance(t, Tensor) and t.dim() == 4 and t.grad_fn]
+def _present(reference: Reference) -> dict[str, Tensor]:
+    return {key: value for key, value in vars(reference).items() if value is not None}
+
+
+# ---------------------------------------------------------------------- watching a pass
+
+
+def _watch(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> "Watch":
+    """Code `frame` from each of the references under watch."""
+    watch = Watch(probe)
+    with watch, _hooks(probe.codec, watch):
+        for reference in references:
+            entered = probe.enter(reference)
+            picture = probe.entries["frame"](frame)
+            coded = probe.codec.code(picture, entered, probe.codec.rates()[0], None)
+            watch.take(coded, probe.leave(coded.reference))
+    return watch
+
+
+class Watch(TorchFunctionMode):
+    """Sees every torch function of a pass, and rewrites those that the graph gets wrong."""
+
+    def __init__(self, probe: Probe) -> None:
+        super().__init__()
+        self.entries = probe.entries
+        self.producers: dict[object, str] = {}
+        """Node of autograd's graph -> the convolution that made it."""
+        self.outputs: list[Tensor] = []
+        self.results: list[Tensor] = []
+        self.grids: list[Tensor] = []
+        self.splits: list[tuple[Tensor, int]] = []
+        self.constants: list[int] = []
+        self.concatenated: dict[object, list[int]] = {}
+
+    def take(self, coded: CodedFrame, leaving: list[Tensor]) -> None:
+        """What a P frame has come to."""
+        self.results += [coded.frame, *coded.bits.values()]
+        self.outputs += [coded.frame, *leaving]
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        kwargs = kwargs or {}
+        if name in ("grid_sample", "grid_sampler"):
+            return self._sample(function, *args, **kwargs)
+        if name in ("cat", "concat", "concatenate"):
+            return self._concatenate(function, *args, **kwargs)
+        if name in ("chunk", "split"):
+            return self._split(function(*args, **kwargs), args[0])
+        return function(*args, **kwargs)
+
+    def _sample(
+        self, function: Callable, input: Tensor, grid: Tensor, *rest: Any, **kwargs: Any
+    ) -> Tensor:
+        """A warp without the edge from its grid to what it moves."""
+        self.grids.append(grid)
+        return function(input, grid.detach(), *rest, **kwargs)
+
+    def _concatenate(
+        self, function: Callable, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any
+    ) -> Tensor:
+        """A concatenation of channels in which every tensor has a node."""
+        tensors = list(tensors)
+        channels = tensors[0].dim() == 4 and dim in (1, -3)
+        if channels and any(x.grad_fn for x in tensors):
+            tensors = [x if x.grad_fn else self._constant(x) for x in tensors]
+        joined = function(tensors, dim, **kwargs)
+        if channels:
+            self.concatenated[joined.grad_fn] = [x.shape[1] for x in tensors]
+        return joined
+
+    def _constant(self, x: Tensor) -> Tensor:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(x.shape[1])
+        return self.entries[name](x) if name in self.entries else x
+
+    def _split(self, parts: tuple[Tensor, ...], whole: Tensor) -> tuple[Tensor, ...]:
+        """A split of channels as slices, of which the graph knows the positions."""
+        widths = [part.shape[1] for part in parts] if whole.dim() == 4 else []
+        if sum(widths) != whole.shape[1] or len(parts) == 1:
+            return parts
+        if len(set(widths)) == 1:
+            self.splits.append((whole, len(parts)))
+        starts = [sum(widths[:i]) for i in range(len(widths))]
+        return tuple(
+            whole.narrow(1, start, width) for start, width in zip(starts, widths, strict=True)
+        )
+
+    def layers_behind(self, tensors: Iterable[Tensor]) -> set[str]:
+        """The nearest convolutions that these tensors are computed from."""
+        found, seen, stack = set(), set(), [tensor.grad_fn for tensor in tensors]
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node in self.producers:
+                found.add(self.producers[node])
+            else:
+                stack += [following for following, _ in node.next_functions]
+        return found
 
 
 @contextmanager
-def _recorded_layers(codec: nn.Module, producers: dict[object, str]) -> Iterator[None]:
-    """Note which convolution made which node of the autograd graph."""
+def _hooks(codec: VideoCodec, watch: Watch) -> Iterator[None]:
+    """Note what every convolution makes, and every feature map that a decoder module yields."""
 
-    def note(name: str):
+    def note(name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            producers[output.grad_fn] = name
+            watch.producers[output.grad_fn] = name
 
         return hook
+
+    def collect(_module: nn.Module, _inputs: object, output: object) -> None:
+        tensors = output if isinstance(output, tuple | list) else (output,)
+        watch.outputs += [
+            x for x in tensors if isinstance(x, Tensor) and x.dim() == 4 and x.grad_fn
+        ]
 
     hooks = [
         module.register_forward_hook(note(name))
         for name, module in codec.named_modules()
         if isinstance(module, CONVOLUTIONS)
     ]
+    hooks += [
+        codec.get_submodule(n).register_forward_hook(collect) for n in codec.decoder_modules()
+    ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _detached_grids(grids: list[Tensor]) -> Iterator[None]:
-    """Cut the edge from a warp's grid to what it moves, and remember the grid."""
-    original = F.grid_sample
-
-    def sample(x: Tensor, grid: Tensor, *args: object, **kwargs: object) -> Tensor:
-        grids.append(grid)
-        return original(x, grid.detach(), *args, **kwargs)
-
-    F.grid_sample = sample
-    try:
-        yield
-    finally:
-        F.grid_sample = original
-
-
-def _layers_behind(tensor: Tensor, producers: dict[object, str]) -> set[str]:
-    """The nearest convolutions that `tensor` is computed from."""
-    found, seen, stack = set(), set(), [tensor.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in producers:
-            found.add(producers[node])
-        else:
-            stack += [following for following, _ in node.next_functions]
-    return found

@@ -11,15 +11,18 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from prune.data import TrainingClips, batches
 from prune.objective import Outcome, rate_distortion
 from prune.progress import Progress
+from prune.steps import STATE
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.files import replacing
 
@@ -116,16 +119,24 @@ class Trainer:
         self.phases = list(phases)
         self.sources = list(sources)
         self.settings = settings
-        self.state_path = Path(folder) / "state.pt"
+        self.state_path = Path(folder) / STATE
         self.companions = list(companions)
         self.title = title
         self.curves: list[Curve] = []
         self.total_steps = sum(phase.steps for phase in self.phases)
-        self.accelerator = make_accelerator(settings)
 
     def run(self) -> list[Curve]:
         """Train what is left to train; returns the curves of all phases."""
+        self.accelerator = make_accelerator(self.settings)
         torch.set_flush_denormal(True)
+        try:
+            self._run()
+        finally:
+            torch.set_flush_denormal(False)
+        self.codec.eval().requires_grad_(True)
+        return self.curves
+
+    def _run(self) -> None:
         saved = self._load()
         first_phase, first_step = (saved["phase"], saved["step"]) if saved else (0, 0)
         done = sum(phase.steps for phase in self.phases[:first_phase]) + first_step
@@ -135,8 +146,6 @@ class Trainer:
                 state = saved["optimizer"] if saved and index == first_phase else None
                 start = first_step if index == first_phase else 0
                 self._run_phase(index, start, state, progress)
-        self.codec.eval().requires_grad_(True)
-        return self.curves
 
     # ------------------------------------------------------------------ one phase
 
@@ -155,10 +164,11 @@ class Trainer:
         last_saved = time.monotonic()
         steps_before = sum(earlier.steps for earlier in self.phases[:index])
         for step in range(start, phase.steps):
+            clip = next(data)  # before seeding: the first one of a process draws numbers itself
             torch.manual_seed(self._seed_of(phase, step))
             set_learning_rate(optimizer, learning_rate_factor(phase, step))
             figures = self._step(
-                model, optimizer, next(data), phase, (steps_before + step) / self.total_steps
+                model, optimizer, clip, phase, (steps_before + step) / self.total_steps
             )
             if step % LOG_EVERY == 0 or step == phase.steps - 1:
                 logged = {key: float(value) for key, value in figures.items()}
@@ -214,7 +224,7 @@ class Trainer:
             self.sources,
             frames=phase.stage.frames + 1,
             crop=phase.crop,
-            seed=zlib.crc32(f"{self.settings.seed} {phase.name}".encode()),
+            seed=zlib.crc32(f"{self.settings.seed} {self.title} {phase.name}".encode()),
             length=phase.steps * phase.batch * self.accelerator.num_processes,
         )
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -253,16 +263,24 @@ class Trainer:
     def _load(self) -> dict[str, Any] | None:
         if not self.state_path.exists():
             return None
-        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        self.codec.load_state_dict(state["codec"])
-        for companion, saved in zip(self.companions, state["companions"], strict=True):
-            companion.load_state_dict(saved)
-        self.curves = [Curve(**curve) for curve in state["curves"]]
+        try:
+            state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+            self.codec.load_state_dict(state["codec"])
+            for companion, saved in zip(self.companions, state["companions"], strict=True):
+                companion.load_state_dict(saved)
+            self.curves = [Curve(**curve) for curve in state["curves"]]
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError) as e:
+            raise UserError(
+                f"{self.state_path}: damaged, or of another training; remove it to train from the "
+                "start"
+            ) from e
         return state
 
 
 def make_accelerator(settings: TrainerSettings) -> Accelerator:
     """Accelerate's view of the devices; modules that a stage leaves out get no gradient."""
+    # It keeps the settings of the first training in a process and refuses those of the second.
+    AcceleratorState._reset_state(reset_partial_state=True)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
         cpu=settings.device == "cpu",

@@ -18,7 +18,7 @@ Kind = Literal["procedural", "images", "frames", "videos", "yuv", "vimeo"]
 class SourceSpec(BaseModel):
     """One source of clips. A bare string stands for `kind: procedural` or for a path."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Kind | None = Field(None, description="found out from the path where absent")
     path: Path | None = Field(None, description="a file or a folder")

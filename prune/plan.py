@@ -1,0 +1,188 @@
+"""`python -m prune.plan RECIPE [key=value …]`: what a budget would remove, without training.
+
+The choice shown is by the magnitude of the dense weights alone; a run that trains finds its own.
+The channel groups, what they cost and what has to stay are the same in both.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prune.cli import main
+from prune.groups import Group
+from prune.job import Job
+from prune.load import load_recipe
+from prune.macs import decoder_macs
+from prune.progress import console, warn
+from prune.recipe import Recipe
+from prune.report.cells import prefixed
+from prune.shrink import shrunk_copy
+
+WIDTH = 100  # of what goes to a file or a pipe
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """Channels that go together: the layers that make and that read them, and which would go.
+
+    `removed`: indices into the group's `channels`.
+    """
+
+    name: str
+    made_by: list[str]
+    read_by: list[str]
+    channels: int
+    removed: list[int]
+
+
+@dataclass(frozen=True)
+class PlannedMacs:
+    """MACs of one P frame of `height` x `width`: (dense, sparse) by decoder module, and in all."""
+
+    height: int
+    width: int
+    by_module: dict[str, tuple[int, int]]
+    dense: int
+    sparse: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one-shot pruning would do. `fixed`: why a layer's channels stay, by layer."""
+
+    codec: str
+    preset: str
+    budget: float
+    groups: list[PlannedGroup]
+    macs: PlannedMacs
+    fixed: dict[str, str]
+
+
+def make_plan(job: Job) -> Plan:
+    """Choose by magnitude, remove, and count. UserError when no choice meets the budget."""
+    kept = job.one_shot()
+    measure = job.recipe.measure
+    dense = decoder_macs(job.teacher, measure.height, measure.width)
+    sparse = decoder_macs(shrunk_copy(job.teacher, kept), measure.height, measure.width)
+    return Plan(
+        codec=job.teacher.name,
+        preset=job.teacher.preset,
+        budget=job.recipe.prune.budget,
+        groups=[_planned(group, kept[group.name]) for group in job.channels.groups],
+        macs=PlannedMacs(
+            height=measure.height,
+            width=measure.width,
+            by_module={n: (macs, sparse.by_module[n]) for n, macs in dense.by_module.items()},
+            dense=dense.total,
+            sparse=sparse.total,
+        ),
+        fixed=dict(job.channels.fixed),
+    )
+
+
+def _planned(group: Group, kept: Sequence[int]) -> PlannedGroup:
+    return PlannedGroup(
+        name=group.name,
+        made_by=[m.layer for m in group.producers()],
+        read_by=[m.layer for m in group.consumers()],
+        channels=group.size,
+        removed=sorted(set(range(group.size)) - set(kept)),
+    )
+
+
+# ---------------------------------------------------------------------- as tables
+
+
+def tables(plan: Plan) -> list[Table]:
+    """The plan for people: groups, MACs, and the layers that are left alone."""
+    return [_groups_table(plan), _macs_table(plan), _fixed_table(plan)]
+
+
+def _groups_table(plan: Plan) -> Table:
+    table = _table("Channels that go together", "made by", "read by", "dense", "kept", "removed")
+    for group in plan.groups:
+        removed = len(group.removed)
+        counts = (group.channels, group.channels - removed, removed)
+        table.add_row(_lines(group.made_by), _lines(group.read_by), *(str(n) for n in counts))
+    return table
+
+
+def _macs_table(plan: Plan) -> Table:
+    macs = plan.macs
+    title = f"MACs of the decoder for a frame of {macs.width}x{macs.height}"
+    table = _table(title, "module", "dense", "kept", "removed")
+    rows = [*macs.by_module.items(), ("in all", (macs.dense, macs.sparse))]
+    for i, (name, (dense, sparse)) in enumerate(rows):
+        if i == len(rows) - 1:
+            table.add_section()
+        removed = f"{1 - sparse / dense:.1%}" if dense else "–"
+        table.add_row(
+            Text(name), *(prefixed(n, "MAC", macs.dense) for n in (dense, sparse)), removed
+        )
+    return table
+
+
+def _fixed_table(plan: Plan) -> Table:
+    table = _table("Layers whose output channels all stay", "layer", "why")
+    for layer, reason in plan.fixed.items():
+        table.add_row(Text(layer), Text(reason))
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    """Names to the left and folded where they are too long, figures to the right and whole."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for heading in headings:
+        if heading in ("dense", "kept", "removed"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        else:
+            table.add_column(heading, overflow="fold")
+    return table
+
+
+def _lines(layers: Sequence[str]) -> Text:
+    return Text("\n".join(layers))
+
+
+# ---------------------------------------------------------------------- command line
+
+
+def command() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m prune.plan",
+        description="Show what a recipe's budget would remove, and why a layer is left alone.",
+    )
+    parser.add_argument("recipe", help="a YAML file, such as recipes/dcvc.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, such as prune.budget=0.5"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_intermixed_args()
+    recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
+    job = Job(recipe, Path(arguments.recipe).parent)
+    plan = make_plan(job)
+    for warning in job.warnings:
+        warn(warning)
+    if arguments.json:
+        console.print(json.dumps(asdict(plan), indent=2))
+        return
+    # A file or a pipe has no width of its own.
+    shown = Console(width=None if console.is_terminal else WIDTH, highlight=False)
+    for table in tables(plan):
+        shown.print(table)
+    section = recipe.prune
+    console.print(
+        f"For prune.budget {section.budget:g} and prune.align {section.align}, chosen by the "
+        "magnitude of the dense weights."
+    )
+
+
+if __name__ == "__main__":
+    main(command)

@@ -1,0 +1,318 @@
+"""Whole runs from the command line, on a decoder and clips that are as small as they can be."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import vcodecs
+from prune.cli import OUT_OF_MEMORY, explanation
+from prune.macs import decoder_macs
+from prune.report import load_report
+from prune.steps import RECORD, STATE
+from vcodecs import UserError, checkpoints
+
+RECIPE = """\
+codec: {name: dcvc, preset: tiny, lambda: 512}
+data:
+  train: procedural
+  eval: {kind: procedural, clips: 1, frames: 2, seed: 1000, height: 64, width: 64}
+  crop: 64
+  batch: 1
+  workers: 0
+prune: {budget: 0.5, align: 1}
+train:
+  device: cpu
+  checkpoint_seconds: 1.0e-6
+  phases:
+    - {stage: motion, steps: 6}
+    - {stage: joint, steps: 6}
+finetune:
+  device: cpu
+  checkpoint_seconds: 1.0e-6
+  phases:
+    - {stage: joint, steps: 6}
+evaluate: {frames: 2, gop: 2, pictures: 1}
+export: {height: 64, width: 64}
+measure: {height: 64, width: 128, latency_height: 64, latency_width: 64, runs: 1, threads: 1}
+output: out
+"""
+STEPS = 12
+WEIGHTS = "weights.safetensors"
+ALL = ["teacher", "sparse", "shrink", "finetune", "evaluate", "onnx", "onnx_dense", "measure"]
+
+
+def start(folder, *arguments, module="prune.run"):
+    """A process in `folder`, with as many threads as every other one here."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, timeout=240):
+    output, errors = process.communicate(timeout=timeout)
+    return process.returncode, output, errors
+
+
+def run(folder, *arguments, **options):
+    return finish(start(folder, *arguments, **options))
+
+
+def folder_with_recipe(folder):
+    (folder / "small.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a run that nothing happened to, and what it printed."""
+    folder = folder_with_recipe(tmp_path_factory.mktemp("undisturbed"))
+    status, output, errors = run(folder, "small.yaml")
+    assert status == 0, errors
+    return folder, output, errors
+
+
+def trained(folder):
+    """The bytes of both trained checkpoints."""
+    return [(folder / "out" / step / WEIGHTS).read_bytes() for step in ("sparse", "finetune")]
+
+
+# ---------------------------------------------------------------------- killed and started again
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_run_killed_while_it_sparsifies_ends_with_the_same_bytes(finished, tmp_path, seed):
+    folder = folder_with_recipe(tmp_path)
+    saves = random.Random(seed).randint(1, STEPS - 2)
+    process = start(folder, "small.yaml")
+    wait_for_saves(process, folder / "out" / "sparse" / STATE, saves)
+    process.kill()
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+    record = folder / "out" / "sparse" / RECORD
+    assert not json.loads(record.read_text())["done"]
+
+    process = start(folder, "small.yaml")
+    # What follows the training is not what this is about.
+    wait_until(process, lambda: is_done(folder / "out" / "finetune" / RECORD))
+    process.kill()
+    _, output, _ = finish(process)
+    assert "teacher: done before" in output
+    assert trained(folder) == trained(finished[0])
+
+
+def wait_for_saves(process, path, count):
+    seen = set()
+
+    def enough():
+        if path.exists():
+            seen.add(path.stat().st_ino)
+        return len(seen) >= count
+
+    wait_until(process, enough)
+
+
+def wait_until(process, condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def is_done(record):
+    return record.exists() and json.loads(record.read_text())["done"]
+
+
+def test_ctrl_c_is_answered_with_one_line_and_the_run_can_go_on(tmp_path):
+    folder = folder_with_recipe(tmp_path)
+    process = start(folder, "small.yaml")
+    wait_for_saves(process, folder / "out" / "sparse" / STATE, 1)
+    process.send_signal(signal.SIGINT)
+    status, _, errors = finish(process)
+    assert status == 130
+    assert errors.splitlines()[-1] == "stopped the same command goes on from here"
+    assert "Traceback" not in errors
+    assert (folder / "out" / "sparse" / STATE).exists()
+
+
+# ---------------------------------------------------------------------- a finished run
+
+
+def test_a_run_tells_its_steps_and_ends_with_its_result(finished):
+    _, output, errors = finished
+    lines = output.splitlines()
+    assert [line for line in lines if line in ALL] == ALL
+    assert lines[-1] == "report:  out/report.html"
+    assert any(line.startswith("decoder: ") and "50.0% fewer" in line for line in lines)
+    # Nothing but our own warning: no library's notices.
+    (warning,) = errors.splitlines()
+    assert warning.startswith("warning codec.checkpoint is not set")
+
+
+def test_the_report_holds_what_was_asked_for(finished):
+    out = finished[0] / "out"
+    report = load_report(out)
+    assert (report.codec, report.preset) == ("dcvc", "tiny")
+    assert report.setting("prune", "budget") == 0.5
+    assert (report.macs.height, report.macs.width) == (64, 128)
+    assert report.macs.decoder.reduction == pytest.approx(0.5, abs=0.01)
+    assert report.macs.onnx.dense == report.macs.decoder.dense
+    assert report.macs.onnx.sparse == report.macs.decoder.sparse
+    assert report.parity.masked_vs_shrunk <= 1e-5
+    assert report.parity.torch_vs_onnx <= 1e-4
+    assert report.parameters.total.sparse < report.parameters.total.dense
+    assert [entry.dataset for entry in report.quality] == ["procedural"]
+    assert report.latency[0].threads == 1
+    assert set(report.times) == set(ALL)
+    assert "<svg" in (out / "report.html").read_text()
+    assert "# " in (out / "report.md").read_text()
+
+
+def test_the_report_agrees_with_the_final_checkpoint(finished):
+    out = finished[0] / "out"
+    report = load_report(out)
+    path = out / "finetune" / WEIGHTS
+    sparse = vcodecs.create("dcvc", "tiny", path)
+    counted = decoder_macs(sparse, 64, 128)
+    assert counted.total == report.macs.decoder.sparse
+    assert {
+        n: pair.sparse for n, pair in report.macs.decoder.by_module.items()
+    } == counted.by_module
+    kept = json.loads(checkpoints.read_metadata(path)["kept"])
+    shown = {group["name"]: group["sparse"] for group in raw(out)["channels"]["groups"]}
+    assert {name: len(channels) for name, channels in kept.items()} == shown
+    for name, channels in kept.items():
+        layer = sparse.get_submodule(name)
+        if isinstance(layer, torch.nn.Conv2d):
+            assert layer.out_channels == len(channels)
+
+
+def raw(out):
+    return json.loads((out / "report.json").read_text())
+
+
+def test_the_curves_cover_all_phases_and_the_budget_is_approached(finished):
+    training = raw(finished[0] / "out")["training"]
+    assert [curve["stage"] for curve in training] == ["1 motion", "2 joint", "1 joint"]
+    assert training[1]["step"] == [0, 5]
+    assert training[1]["budget"][-1] < training[0]["budget"][0]
+
+
+def test_training_state_and_temporary_files_are_gone(finished):
+    names = {path.name for path in (finished[0] / "out").rglob("*")}
+    assert STATE not in names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_the_same_command_again_skips_every_step(finished):
+    folder = finished[0]
+    before = results(folder)
+    start = time.monotonic()
+    status, output, _ = run(folder, "small.yaml")
+    assert status == 0
+    assert [line for line in output.splitlines() if "done before" in line] == [
+        f"{name}: done before" for name in ALL
+    ]
+    assert results(folder) == before
+    assert time.monotonic() - start < 60
+
+
+def results(folder):
+    """When each file of a step was written."""
+    return {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*/*")}
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The finished run, to be changed."""
+    subprocess.run(["cp", "-r", finished[0], tmp_path / "copy"], check=True)
+    return tmp_path / "copy"
+
+
+def redone(folder, *overrides):
+    status, output, errors = run(folder, "small.yaml", *overrides)
+    assert status == 0, errors
+    return [line for line in output.splitlines() if line in ALL]
+
+
+def test_a_changed_setting_redoes_the_steps_behind_it_alone(copied):
+    assert redone(copied, "measure.runs=2", "train.checkpoint_seconds=9") == ["measure"]
+    assert load_report(copied / "out").latency[0].runs == 2
+    assert redone(copied, "measure.runs=2", "evaluate.gop=3") == ["evaluate"]
+
+
+def test_the_run_can_be_compared(finished):
+    status, output, _ = run(finished[0], "out", "out/report.json", module="prune.compare")
+    assert status == 0
+    assert "50.0 %" in output
+
+
+def test_the_final_checkpoint_can_be_exported_by_itself(finished, tmp_path):
+    checkpoint = finished[0] / "out" / "finetune" / WEIGHTS
+    status, output, errors = run(
+        tmp_path, checkpoint, "bundle", "--fixed", "--size", "64x64", module="prune.export"
+    )
+    assert (status, errors) == (0, "")
+    assert output.startswith("bundle: bundle (onnxruntime agrees with torch to ")
+    assert (tmp_path / "bundle" / "bundle.json").exists()
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["none.yaml"], "error recipe none.yaml: cannot be read (No such file or directory)"),
+        (["small.yaml", "prune.budget=0"], "error override 'prune.budget=0': prune.budget: "),
+        (["small.yaml", "codec.name=x"], "error override 'codec.name=x': codec.name: no codec"),
+        (["small.yaml", "data.eval=/no/such"], "data.eval.0: /no/such: no such file or folder"),
+        (["small.yaml", "output=small.yaml"], "output: small.yaml is a file"),
+        (["small.yaml", "output=/proc/none"], "error /proc/none"),
+        (["small.yaml", "prune.budget"], "write it as dotted.key=value"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2_before_anything_starts(tmp_path, arguments, told):
+    folder = folder_with_recipe(tmp_path)
+    status, output, errors = run(folder, *arguments)
+    lines = [line for line in errors.splitlines() if not line.startswith("warning")]
+    assert status == 2
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert output in ("", "teacher\n")
+    assert sorted(path.name for path in folder.iterdir()) == ["small.yaml"]
+
+
+def test_a_command_without_arguments_says_how_it_is_used(tmp_path):
+    status, _, errors = run(tmp_path)
+    assert status == 2
+    assert "usage: python -m prune.run" in errors
+
+
+def test_what_the_surroundings_lack_is_told_without_a_stack_trace(tmp_path):
+    assert explanation(UserError("a\nb")) == ["a", "b"]
+    assert explanation(MemoryError()) == [OUT_OF_MEMORY]
+    assert explanation(torch.OutOfMemoryError("CUDA out of memory")) == [OUT_OF_MEMORY]
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert explanation(caught.value) == [OUT_OF_MEMORY]
+    full = OSError(28, "No space left on device")
+    assert explanation(full) == ["the disk: No space left on device"]
+    with pytest.raises(OSError) as missing:
+        (tmp_path / "none").read_text()
+    assert explanation(missing.value) == [f"{tmp_path / 'none'}: No such file or directory"]
+    for fault_of_ours in (ValueError("x"), RuntimeError("shapes differ"), KeyError("x")):
+        assert explanation(fault_of_ours) is None
