@@ -364,7 +364,9 @@ def start_as_copier(codec: DCVC) -> None:
         _zero(block.conv2)
     last = codec.contextualDecoder_part2[3]
     _copy_channels(last, 0, 3)
-    last.weight[:, 3:].normal_(0, 0.01)
+    # Not zero, so that gradients pass from the first step on; at 0.01 the noise of so many
+    # channels would drown the copied picture.
+    last.weight[:, 3:].normal_(0, 0.0005)
 
     first = codec.contextualEncoder[0].weight
     first[:, 3:6] = -first[:, 0:3]

@@ -1,9 +1,12 @@
 """What all tests share."""
 
+import sys
 import warnings
 
 import pytest
 import torch
+
+from prune.cli import main
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
@@ -12,3 +15,20 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 def _steady():
     """The same random numbers in every test, whatever ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """A command line without a process of its own: (exit status, output, errors)."""
+
+    def answer(folder, command, *arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        status = 0
+        try:
+            main(command)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return answer

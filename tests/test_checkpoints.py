@@ -111,6 +111,7 @@ class Attack:
         return Path.touch, (self.target,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("writer", ["torch", "old torch", "pickle"])
 def test_a_file_that_carries_code_is_refused_and_its_code_is_not_run(writer, nested, tmp_path):
