@@ -35,7 +35,7 @@ def save_teacher(job: Job, folder: Path) -> None:
 def sparsify(job: Job, folder: Path) -> None:
     """Sparse training; leaves the masked codec and the channels to keep."""
     recipe = job.recipe
-    codec = copy.deepcopy(job.teacher)
+    codec = copy.deepcopy(job.teacher).to(_device(job))
     curves: list[dict] = []
     if recipe.prune.method == "one-shot":
         kept = job.one_shot()
@@ -80,7 +80,7 @@ def real_clip(job: Job) -> Tensor:
 def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
     """Train the shrunk codec with the same losses."""
     kept = read_json(sparse / "kept.json")
-    codec = job.load(shrunk / WEIGHTS)
+    codec = job.load(shrunk / WEIGHTS).to(_device(job))
     distillers = _distillers(job, codec, kept)
     codec, curves = _train(job, codec, "finetune", job.recipe.finetune, distillers, folder)
     checkpoints.save(codec.cpu(), folder / WEIGHTS, kept)
@@ -180,7 +180,7 @@ def _distillers(
     section = job.recipe.distill
     if section.source == "none" or section.weight == 0:
         return []
-    teacher = copy.deepcopy(job.teacher)
+    teacher = copy.deepcopy(job.teacher).to(_device(job))
     taps = [_tap(job, teacher, name, kept) for name in find_taps(teacher)]
     weights = AdaptiveWeights(section.momentum, section.adaptive)
     return [Distiller(student, teacher, taps, section.source, section.weight, weights)]

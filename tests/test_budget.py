@@ -101,7 +101,9 @@ def test_channels_of_other_modules_change_a_modules_cost_only_where_it_reads_the
 def test_the_least_is_the_cost_at_the_floors():
     floors = [1] * len(TINY.sizes)
     least = TINY.cost.least(None, floors)
-    assert least == pytest.approx(TINY.shrunk_macs(floors).total / TINY.shrunk_macs(TINY.sizes).total)
+    assert least == pytest.approx(
+        TINY.shrunk_macs(floors).total / TINY.shrunk_macs(TINY.sizes).total
+    )
     assert TINY.cost.least(["feature_extract"], TINY.sizes) == 1
 
 

@@ -219,7 +219,9 @@ def test_the_loss_is_the_weighted_mean_over_taps_and_frames():
     running = distiller.weights.running  # of one step: its own distortions
     shares = distiller.weights.shares(list(running))
     assert loss == pytest.approx(2 * sum(shares[n] * running[n] for n in running), rel=1e-5)
-    assert distiller.figures()["distillation"] == pytest.approx(sum(running.values()) / len(running))
+    assert distiller.figures()["distillation"] == pytest.approx(
+        sum(running.values()) / len(running)
+    )
 
 
 def test_every_step_starts_anew():

@@ -118,7 +118,8 @@ def test_with_open_gates_the_gradient_is_that_of_finite_differences():
     ones = torch.ones(4, dtype=torch.double)
     gate = Gate(ones.clone().requires_grad_(), *factors("gradient-decay", ones, 1.0))
     assert torch.autograd.gradcheck(
-        lambda w, g: apply(w, Gate(g, gate.forward, gate.backward), 0), (weight, gate.value.detach())
+        lambda w, g: apply(w, Gate(g, gate.forward, gate.backward), 0),
+        (weight, gate.value.detach()),
     )
 
 

@@ -76,7 +76,9 @@ def test_training_masks_and_the_masked_copy_are_the_same_codec():
     masked = masked_copy(codec, channels, kept)
     for group in channels.groups:
         gates = MaskedGroup(codec, group)
-        gates.gate.forward = torch.zeros(group.size).index_fill(0, torch.tensor(kept[group.name]), 1)
+        gates.gate.forward = torch.zeros(group.size).index_fill(
+            0, torch.tensor(kept[group.name]), 1
+        )
     assert largest_difference(codec, masked, [clip(4)]) == 0
 
 

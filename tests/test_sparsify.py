@@ -25,7 +25,9 @@ JOINT = STAGES["joint"]
 def sparsifier(steps=100, codec=None, **settings):
     """With a threshold rate that gets anywhere within the few steps of a test."""
     section = PruneSection(**({"align": 1, "threshold_rate": 0.2} | settings))
-    return Sparsifier(copy.deepcopy(CODEC) if codec is None else codec, CHANNELS, COST, section, steps)
+    return Sparsifier(
+        copy.deepcopy(CODEC) if codec is None else codec, CHANNELS, COST, section, steps
+    )
 
 
 def train(companion, steps, stage=JOINT, begin=0.0, end=1.0, task=None):
@@ -225,7 +227,9 @@ def test_the_task_moves_thresholds_through_the_gates():
 def test_a_stage_moves_the_thresholds_of_its_own_modules_alone(name):
     companion = sparsifier(budget=0.4)
     start = companion.thresholds.detach().clone()
-    train(companion, 40, stage=STAGES[name], task=lambda c: sum(m.gate.value.sum() for m in c.groups))
+    train(
+        companion, 40, stage=STAGES[name], task=lambda c: sum(m.gate.value.sum() for m in c.groups)
+    )
     own = torch.tensor([g.name.split(".")[0] in STAGES[name].modules for g in CHANNELS.groups])
     moved = companion.thresholds.detach() != start
     assert moved[own].all()
