@@ -38,10 +38,8 @@ def command():
         clip = source.read(index, 0, frames)
         result = evaluate_clip(codec, clip, intra, codec.rates()[0], frames)
         hevc = anchor(clip, info.fps, "hevc", target_bpp=result.bpp)
-        rows.append(
-            (result.p_bpp, result.p_psnr, result.frame_psnr[-1], result.bpp, result.psnr)
-            + (hevc.bpp, hevc.psnr)
-        )
+        p_frames = (result.p_bpp, result.p_psnr, result.frame_psnr[-1])
+        rows.append((*p_frames, result.bpp, result.psnr, hevc.bpp, hevc.psnr))
         print(line(info.name, rows[-1]), flush=True)
     print(line("**average**", [sum(column) / len(rows) for column in zip(*rows, strict=True)]))
 

@@ -42,12 +42,15 @@ class Distiller:
         self.weights = weights or AdaptiveWeights()
         self.active: set[str] = set()
         self._terms: dict[str, list[Tensor]] = {}
-        self._truth: dict[str, Tensor] = {}
+        self._truth: dict[str, list[Tensor]] = {}
+        """By tap what the teacher made of the frame that the student codes now, call by call."""
         self._reference: Reference | None = None
         self._hooks = listen(student, tuple(self.taps), self._compare)
         if source == "network":
             self._hooks += listen(teacher, tuple(self.taps), self._remember)
-            self._hooks.append(student.register_forward_pre_hook(self._run_teacher))
+            self._hooks.append(
+                student.register_forward_pre_hook(self._run_teacher, with_kwargs=True)
+            )
 
     # ------------------------------------------------------------------ companion of the trainer
 
@@ -94,7 +97,7 @@ class Distiller:
             return
         tap = self.taps[name]
         local = self.source == "local"
-        target = self._local_target(tap, given) if local else self._truth[name]
+        target = self._local_target(tap, given) if local else self._truth[name].pop(0)
         self._terms.setdefault(name, []).append(distortion(feature, select(target, tap.outputs)))
 
     @torch.no_grad()
@@ -103,13 +106,14 @@ class Distiller:
         return block(widen(given.detach(), tap.inputs, _input_channels(block)))
 
     def _remember(self, name: str, _given: Tensor, feature: Tensor) -> None:
-        self._truth[name] = feature
+        self._truth.setdefault(name, []).append(feature)
 
     @torch.no_grad()
-    def _run_teacher(self, _student: nn.Module, inputs: tuple) -> None:
+    def _run_teacher(self, _student: nn.Module, inputs: tuple, named: dict[str, Any]) -> None:
         """Code the frame that the student is about to code, from the teacher's own reference."""
+        self._truth = {}
         frame, reference, *rest = inputs
-        coded = self.teacher(frame, self._reference or reference.detached(), *rest)
+        coded = self.teacher(frame, self._reference or reference.detached(), *rest, **named)
         self._reference = coded.reference
 
 

@@ -7,8 +7,8 @@ import torch
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import clip, shaken
 from torch import nn
+from toys import clip, shaken
 
 from prune.groups import find_groups
 from prune.mask import (
@@ -239,7 +239,7 @@ def test_an_output_of_each_part_of_a_split_tensor_is_masked():
 
 def test_a_norm_is_the_root_mean_square_of_what_makes_the_channel():
     codec = shaken(toys.Warped())
-    group, masked = masked_group(codec, "features", torch.zeros(6))
+    _, masked = masked_group(codec, "features", torch.zeros(6))
     first = codec.features.parametrizations.weight.original
     second = codec.picture[0].conv2.parametrizations.weight.original
     weights = torch.cat((first.flatten(1), second.flatten(1)), dim=1)
