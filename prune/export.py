@@ -99,7 +99,10 @@ def read_bundle(folder: str | Path) -> dict:
 
 
 def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
-    """An onnxruntime session on one provider; denormals count as zero."""
+    """An onnxruntime session on one provider; denormals count as zero.
+
+    In this thread from then on they do so everywhere, until `torch.set_flush_denormal(False)`.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

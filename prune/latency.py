@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from prune.export import example_inputs, session
 from vcodecs import DecoderGraph, VideoCodec
@@ -38,6 +39,7 @@ def compare_latency(
     for i in range(runs):
         for which in (0, 1) if i % 2 == 0 else (1, 0):
             times[which].append(decoders[which].run())
+    torch.set_flush_denormal(False)
     by_graph = [np.array(t) * 1000 for t in times]
     dense_ms, sparse_ms = (t.sum(axis=1) for t in by_graph)
     return {
@@ -88,7 +90,6 @@ class _Decoder:
 def providers() -> tuple[str, ...]:
     """The CPU, and CUDA where onnxruntime can really use it."""
     import onnxruntime
-    import torch
 
     found = ["CPUExecutionProvider"]
     if (
@@ -108,8 +109,6 @@ def runtime_version() -> str:
 def device_name(provider: str) -> str:
     """What the provider runs on."""
     if provider.startswith("CUDA"):
-        import torch
-
         return torch.cuda.get_device_name(0)
     return cpu_name()
 

@@ -13,7 +13,8 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
 @pytest.fixture(autouse=True)
 def _steady():
-    """The same random numbers in every test, whatever ran before."""
+    """The same random numbers and arithmetic in every test, whatever ran before."""
+    torch.set_flush_denormal(False)
     torch.manual_seed(0)
 
 
