@@ -181,6 +181,7 @@ def _check(folded: VideoCodec, graph: DecoderGraph, path: Path, size: Size) -> f
         expected = (expected,) if isinstance(expected, Tensor) else expected
         results = running.run(None, inputs)
         worst = max(worst, _largest_difference(expected, results))
+    torch.set_flush_denormal(False)
     if not worst <= TOLERANCE:
         raise UserError(
             f"graph {graph.name}: onnxruntime differs from torch by {worst:.2g} (relative; "
