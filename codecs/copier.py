@@ -1,0 +1,87 @@
+"""Initial weights with which a small DCVC shows the reference before it is trained."""
+
+import torch
+from torch import nn
+
+DIFFERENCE_GAIN = 6.0
+"""Makes the difference of frame and prediction, a few hundredths, a signal of about one."""
+GAINS = {
+    "mvEncoder": 1.0,
+    "temporalPriorEncoder": 1.0,
+    "contextualEncoder": 1.0,
+    "mvDecoder_part1": 0.6,
+    "contextualDecoder_part1": 0.6,
+}
+"""Gain of a layer; sqrt(2) where half is cut by an activation. IGDN multiplies what is large, so
+chains of it have to start below one."""
+
+
+@torch.no_grad()
+def start_as_copier(codec: nn.Module) -> None:
+    """Initial weights with which the decoded picture is the reference itself.
+
+    The flow starts at zero, the first three feature channels carry the colours of the reference
+    through to the picture, and both analysis networks see a difference: the flow network that of
+    the pictures, the contextual encoder that of frame and context. All other layers keep the
+    variance of what passes them, so that latents start at about one and survive the rounding.
+    Training then begins at the quality of frame repetition instead of at noise, and every step
+    is spent on what moves. (Our own; docs/decisions.md.)
+    """
+    for name, network in codec.named_children():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                _scale(layer, GAINS.get(name, 2**0.5))
+    for level in codec.opticFlow.moduleBasic:
+        level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
+        _zero(level.conv5)
+    _zero(codec.mvDecoder_part2[-1])
+
+    _copy_channels(codec.feature_extract[0], 0, 3)
+    _zero(codec.feature_extract[1].conv2)
+    _zero(codec.context_refine[0].conv2)
+    _copy_channels(codec.context_refine[1], 0, 3)
+    mixer = codec.contextualDecoder_part2[0]
+    _copy_channels(mixer, mixer.in_channels // 2, 3)
+    for block in codec.contextualDecoder_part2[1:3]:
+        _zero(block.conv2)
+    last = codec.contextualDecoder_part2[3]
+    _copy_channels(last, 0, 3)
+    # Not zero, so that gradients pass from the first step on; at 0.01 the noise of so many
+    # channels would drown the copied picture.
+    last.weight[:, 3:].normal_(0, 0.0005)
+
+    first = codec.contextualEncoder[0].weight
+    first[:, 3:6] = -first[:, 0:3]
+    first[:, 0:6] *= DIFFERENCE_GAIN
+    first[:, 6:] *= 0.1
+    for network in (codec.entropy_parameters, codec.entropy_parameters_mv):
+        network[-1].weight.mul_(0.1)
+        means = network[-1].out_channels // 2
+        network[-1].bias[:means] = 0
+        network[-1].bias[means:] = 1
+
+
+def _scale(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:
+    """Weights with which outputs vary `gain` times as much as inputs; biases zero."""
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    inputs = layer.weight.shape[0] if transposed else layer.weight.shape[1]
+    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    if transposed:
+        taps /= layer.stride[0] * layer.stride[1]
+    nn.init.normal_(layer.weight, 0, gain / (inputs * taps) ** 0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _zero(layer: nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def _copy_channels(layer: nn.Conv2d, first_input: int, count: int) -> None:
+    """Make outputs 0 ... count - 1 copies of the inputs from `first_input` on."""
+    layer.weight[:count] = 0
+    layer.bias[:count] = 0
+    centre = layer.kernel_size[0] // 2
+    for i in range(count):
+        layer.weight[i, first_input + i, centre, centre] = 1
