@@ -51,7 +51,8 @@ def _fault(codec: VideoCodec, groups: Sequence[Group], frames: torch.Tensor) -> 
         remove_from(shrunk, groups, kept)
         found = _results(shrunk, frames)
     except Exception as error:  # whatever a codec raises whose tensors do not fit together
-        return f"without some of its channels the codec fails: {str(error).splitlines()[0]}"
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"without some of its channels the codec fails: {said}"
     for a, b in zip(expected, found, strict=True):
         bound = TOLERANCE * float(a.abs().max())
         if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=bound, equal_nan=True):

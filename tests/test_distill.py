@@ -17,7 +17,6 @@ from prune.groups import find_groups
 from prune.pipeline import _tap
 from prune.shrink import shrunk_copy
 from vcodecs import Reference, Stage
-from vcodecs.layers import conv, deconv
 
 CODEC = shaken(vcodecs.create("dcvc", "tiny"))
 JOINT = next(stage for stage in CODEC.stages() if stage.name == "joint")
@@ -299,16 +298,9 @@ def test_the_teacher_goes_on_from_its_own_references():
     assert torch.equal(calls[2][0][1].frame, pictures[1:2])
 
 
-class Rated(toys.SubpelChain):
-    """Codes at any rate that it is told."""
-
-    def code(self, frame, reference, rate, upto):
-        return super().code(frame * rate, reference, rate, upto)
-
-
 @pytest.mark.parametrize("given", ["by position", "by name"])
 def test_the_teacher_codes_at_the_students_rate(given):
-    codec = shaken(Rated())
+    codec = shaken(toys.Rated())
     student, *_, distiller = pair("network", codec=codec, stage=codec.stages()[0])
     pictures = clip(2)
     parts = pictures[1:], Reference(pictures[:1])
@@ -317,21 +309,8 @@ def test_the_teacher_codes_at_the_students_rate(given):
     assert float(distiller.loss().detach()) == pytest.approx(0, abs=1e-6)
 
 
-class SharedLayer(toys.Toy):
-    """One layer reads two tensors in each frame, as a feature extractor does."""
-
-    def build(self):
-        self.shared = conv(3, 4, 3)
-        self.picture = conv(8, 3, 3)
-        self.up = deconv(toys.LATENT, 3, 5, 4)
-
-    def decode(self, latent, reference):
-        both = self.shared(reference.frame), self.shared(self.up(latent))
-        return self.picture(torch.cat(both, dim=1))
-
-
 def test_a_layer_that_runs_twice_is_compared_call_by_call():
-    codec = shaken(SharedLayer())
+    codec = shaken(toys.SharedLayer())
     student, *_, distiller = pair("network", codec=codec, stage=codec.stages()[0])
     run(student, 3)
     assert float(distiller.loss().detach()) == pytest.approx(0, abs=1e-6)
