@@ -96,7 +96,7 @@ def trained(folder):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_killed_while_it_sparsifies_ends_with_the_same_bytes(finished, tmp_path, seed):
     folder = folder_with_recipe(tmp_path)
-    saves = random.Random(seed).randint(1, STEPS - 2)
+    saves = random.Random(seed).randint(1, STEPS // 2)  # a busy machine may miss some
     process = start(folder, "small.yaml")
     wait_for_saves(process, folder / "out" / "sparse" / STATE, saves)
     process.kill()
@@ -119,7 +119,7 @@ def wait_for_saves(process, path, count):
 
     def enough():
         if path.exists():
-            seen.add(path.stat().st_ino)
+            seen.add(path.stat().st_mtime_ns)  # inodes come back
         return len(seen) >= count
 
     wait_until(process, enough)
