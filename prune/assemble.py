@@ -127,7 +127,7 @@ def _parameters(dense: VideoCodec, sparse: VideoCodec) -> dict[str, Any]:
 def _channels(job: Job, kept: dict[str, list[int]]) -> dict[str, Any]:
     groups, by_layer = [], {}
     for group in job.channels.groups:
-        layers = [m.layer for m in group.producers() if not m.layer.startswith("entry:")]
+        layers = [m.layer for m in group.producers()]
         counts = {"dense": group.size, "sparse": len(kept[group.name])}
         groups.append({"name": group.name, "layers": layers, **counts})
         by_layer |= dict.fromkeys(layers, counts)

@@ -1,5 +1,6 @@
 """What the command lines share."""
 
+import argparse
 import errno
 import sys
 import warnings
@@ -31,6 +32,16 @@ def main(command: Callable[[], None]) -> None:
         for line in lines:
             notice("error", line, "red")
         sys.exit(2)
+
+
+def recipe_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """Arguments of every command that carries out a recipe: the file, and overrides."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("recipe", help="a YAML file, such as recipes/dcvc.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, such as prune.budget=0.5"
+    )
+    return parser
 
 
 def explanation(error: Exception) -> list[str] | None:

@@ -4,7 +4,6 @@ The choice shown is by the magnitude of the dense weights alone; a run that trai
 The channel groups, what they cost and what has to stay are the same in both.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prune.cli import main
+from prune.cli import main, recipe_parser
 from prune.groups import Group
 from prune.job import Job
 from prune.load import load_recipe
@@ -155,13 +154,9 @@ def _lines(layers: Sequence[str]) -> Text:
 
 
 def command() -> None:
-    parser = argparse.ArgumentParser(
+    parser = recipe_parser(
         prog="python -m prune.plan",
         description="Show what a recipe's budget would remove, and why a layer is left alone.",
-    )
-    parser.add_argument("recipe", help="a YAML file, such as recipes/dcvc.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, such as prune.budget=0.5"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_intermixed_args()

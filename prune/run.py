@@ -6,12 +6,11 @@ Every step leaves its result in the run's folder and is skipped when it is there
 command after a crash goes on where it stopped.
 """
 
-import argparse
 from pathlib import Path
 
 from prune import pipeline
 from prune.assemble import assemble, pictures
-from prune.cli import main
+from prune.cli import main, recipe_parser
 from prune.headline import headline
 from prune.job import Job
 from prune.load import load_recipe
@@ -66,13 +65,9 @@ def run(recipe: Recipe, base: Path) -> Path:
 
 
 def command() -> None:
-    parser = argparse.ArgumentParser(
+    parser = recipe_parser(
         prog="python -m prune.run",
         description="Compress a video codec's decoder and report what that brought.",
-    )
-    parser.add_argument("recipe", help="a YAML file, such as recipes/dcvc.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, such as prune.budget=0.5"
     )
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)

@@ -1,13 +1,12 @@
 """`python -m prune.train RECIPE [key=value …]`: train a dense codec, the teacher of later runs."""
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 
 import vcodecs
-from prune.cli import main
+from prune.cli import main, recipe_parser
 from prune.data import check_sources, open_source
 from prune.load import load_recipe
 from prune.progress import console
@@ -58,9 +57,7 @@ def _claim(recipe: TeacherRecipe) -> None:
 
 
 def command() -> None:
-    parser = argparse.ArgumentParser(prog="python -m prune.train", description=__doc__)
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser = recipe_parser("python -m prune.train", __doc__)
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides, TeacherRecipe)
     console.print(f"weights: {train(recipe, Path(arguments.recipe).parent)}")
