@@ -82,6 +82,8 @@ class DecoderGraph(nn.Module):
     """A pure tensor function of the receiver: the unit of export, counting and timing.
 
     `function(codec, *inputs)` returns a tensor or a tuple of them, one for each of `outputs`.
+    With `after_intra` it takes the place of another graph in the P frame behind an I frame, and
+    is no part of what every other P frame costs.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class DecoderGraph(nn.Module):
         inputs: Mapping[str, GraphTensor],
         outputs: tuple[str, ...],
         size: tuple[int, int],
+        after_intra: bool = False,
     ) -> None:
         super().__init__()
+        self.after_intra = after_intra
         self.name = name
         self.codec = codec
         self.function = function
@@ -122,10 +126,12 @@ class VideoCodec(nn.Module, ABC):
 
     @abstractmethod
     def code(
-        self, frame: Tensor, reference: Reference, rate: float | None, upto: str | None
+        self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None
     ) -> CodedFrame:
         """Code one P frame whose sides are multiples of 64 (the estimation path).
 
+        `rate`: None for a codec of one lambda, else a number between the first and the last of
+        `rates()`, or a tensor (N,) with one for each frame of the batch.
         `upto` names a prediction: nothing behind it need be computed, and `frame` is then it.
         """
 
@@ -150,17 +156,20 @@ class VideoCodec(nn.Module, ABC):
         return ()
 
     def rates(self) -> tuple[float | None, ...]:
-        """Rate points to evaluate: (None,) for a codec trained at one lambda."""
+        """Rate points to evaluate, rising; (None,) for a codec trained at one lambda.
+
+        A codec of several points serves every rate from the first to the last.
+        """
         return (None,)
 
     def forward(
         self,
         frame: Tensor,
         reference: Reference,
-        rate: float | None = None,
+        rate: float | Tensor | None = None,
         upto: str | None = None,
     ) -> CodedFrame:
-        """Code one P frame (N, 3, H, W) of any size of at least 16 x 16.
+        """Code one P frame (N, 3, H, W) of any size of at least 16 x 16; `rate` as in `code`.
 
         In training the rounding is replaced by noise or straight-through; in eval it is real.
         `upto`: stop at this prediction (early training stages need no more).

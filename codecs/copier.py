@@ -30,22 +30,22 @@ def start_as_copier(codec: nn.Module) -> None:
     for name, network in codec.named_children():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                _scale(layer, GAINS.get(name, 2**0.5))
+                keep_variance(layer, GAINS.get(name, 2**0.5))
     for level in codec.opticFlow.moduleBasic:
         level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
-        _zero(level.conv5)
-    _zero(codec.mvDecoder_part2[-1])
+        zero(level.conv5)
+    zero(codec.mvDecoder_part2[-1])
 
-    _copy_channels(codec.feature_extract[0], 0, 3)
-    _zero(codec.feature_extract[1].conv2)
-    _zero(codec.context_refine[0].conv2)
-    _copy_channels(codec.context_refine[1], 0, 3)
+    copy_channels(codec.feature_extract[0], 0, 3)
+    zero(codec.feature_extract[1].conv2)
+    zero(codec.context_refine[0].conv2)
+    copy_channels(codec.context_refine[1], 0, 3)
     mixer = codec.contextualDecoder_part2[0]
-    _copy_channels(mixer, mixer.in_channels // 2, 3)
+    copy_channels(mixer, mixer.in_channels // 2, 3)
     for block in codec.contextualDecoder_part2[1:3]:
-        _zero(block.conv2)
+        zero(block.conv2)
     last = codec.contextualDecoder_part2[3]
-    _copy_channels(last, 0, 3)
+    copy_channels(last, 0, 3)
     # Not zero, so that gradients pass from the first step on; at 0.01 the noise of so many
     # channels would drown the copied picture.
     last.weight[:, 3:].normal_(0, 0.0005)
@@ -61,7 +61,7 @@ def start_as_copier(codec: nn.Module) -> None:
         network[-1].bias[means:] = 1
 
 
-def _scale(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:
+def keep_variance(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:
     """Weights with which outputs vary `gain` times as much as inputs; biases zero."""
     transposed = isinstance(layer, nn.ConvTranspose2d)
     inputs = layer.weight.shape[0] if transposed else layer.weight.shape[1]
@@ -73,12 +73,12 @@ def _scale(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def _zero(layer: nn.Conv2d) -> None:
+def zero(layer: nn.Conv2d) -> None:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
-def _copy_channels(layer: nn.Conv2d, first_input: int, count: int) -> None:
+def copy_channels(layer: nn.Conv2d, first_input: int, count: int) -> None:
     """Make outputs 0 ... count - 1 copies of the inputs from `first_input` on."""
     layer.weight[:count] = 0
     layer.bias[:count] = 0

@@ -152,7 +152,7 @@ class DCVC(VideoCodec):
     # ------------------------------------------------------------------ estimation path
 
     def code(
-        self, frame: Tensor, reference: Reference, rate: float | None, upto: str | None
+        self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None
     ) -> CodedFrame:
         """The official estimation path; both latents are rounded plainly for the picture."""
         previous = reference.frame

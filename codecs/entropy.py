@@ -2,12 +2,14 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Laplace
+from torch.distributions import Laplace, Normal
 from torch.nn import functional as F
 
-from vcodecs._compressai import LowerBound, quantize_ste
+from vcodecs._compressai import quantize_ste
+from vcodecs.layers import Bound
 
 SMALLEST_SCALE = 1e-5
+SMALLEST_DEVIATION = 0.11
 LIKELIHOOD_FLOOR = 1e-5
 """Added to every likelihood by the official estimate: no symbol costs more than 16.61 bits."""
 
@@ -28,26 +30,53 @@ def information(likelihood: Tensor) -> Tensor:
     return bits.flatten(1).sum(1)
 
 
-class LaplaceBits(nn.Module):
-    """Bits of a latent under a Laplace distribution with predicted mean and scale.
+class ScaleBits(nn.Module):
+    """Bits of symbols under a zero-mean distribution with predicted scales.
 
-    In eval mode the symbols are round(latent - mean), in training the difference plus noise.
+    Scales are floored at `smallest` by a bound whose gradient, unlike a clamp's, lets one that
+    fell below come back.
     """
+
+    smallest: float
 
     def __init__(self) -> None:
         super().__init__()
-        # Its gradient lets a scale that fell below the bound come back, unlike a clamp's.
-        self.scale_bound = LowerBound(SMALLEST_SCALE)
-        self.scale_bound._non_persistent_buffers_set.add("bound")
+        self.scale_bound = Bound(self.smallest)
+
+    def cdf(self, symbols: Tensor, scale: Tensor) -> Tensor:
+        """Cumulative probability at `symbols`."""
+        raise NotImplementedError
+
+    def of_symbols(self, symbols: Tensor, scale: Tensor) -> Tensor:
+        """(N,) bits of whole numbers, or of values with noise (N, C, H, W)."""
+        symbols = symbols.float()
+        scale = self.scale_bound(scale.float()).clamp(max=1e10)
+        return information(self.cdf(symbols + 0.5, scale) - self.cdf(symbols - 0.5, scale))
 
     def forward(self, latent: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """(N,) bits of `latent` (N, C, H, W); `scale` is floored at 1e-5."""
-        latent, mean, scale = latent.float(), mean.float(), scale.float()
-        difference = latent - mean
+        """(N,) bits of `latent` (N, C, H, W): the symbols are round(latent - mean) in eval mode,
+        in training the difference plus noise."""
+        difference = latent.float() - mean.float()
         symbols = noisy(difference) if self.training else torch.round(difference)
-        scale = self.scale_bound(scale).clamp(max=1e10)
-        laplace = Laplace(torch.zeros_like(scale), scale, validate_args=False)
-        return information(laplace.cdf(symbols + 0.5) - laplace.cdf(symbols - 0.5))
+        return self.of_symbols(symbols, scale)
+
+
+class LaplaceBits(ScaleBits):
+    """Laplace, scales of at least 1e-5."""
+
+    smallest = SMALLEST_SCALE
+
+    def cdf(self, symbols: Tensor, scale: Tensor) -> Tensor:
+        return Laplace(torch.zeros_like(scale), scale, validate_args=False).cdf(symbols)
+
+
+class GaussianBits(ScaleBits):
+    """Normal, standard deviations of at least 0.11."""
+
+    smallest = SMALLEST_DEVIATION
+
+    def cdf(self, symbols: Tensor, scale: Tensor) -> Tensor:
+        return Normal(torch.zeros_like(scale), scale, validate_args=False).cdf(symbols)
 
 
 class CdfStage(nn.Module):

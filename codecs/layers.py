@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcodecs._compressai import GDN as CompressAIGDN
-from vcodecs._compressai import MaskedConv2d
+from vcodecs._compressai import LowerBound, MaskedConv2d
 
 
 class GDN(CompressAIGDN):
@@ -39,6 +39,25 @@ class FoldedGDN(nn.Module):
         return x * norm if self.inverse else x / norm
 
 
+class Bound(LowerBound):
+    """max(x, `least`), whose gradient lets what fell below come back; no entry in the state dict."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(least)
+        self._non_persistent_buffers_set.add("bound")
+
+
+class FoldedBound(nn.Module):
+    """The same function without its gradient."""
+
+    def __init__(self, source: Bound) -> None:
+        super().__init__()
+        self.least = float(source.bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=self.least)
+
+
 class MaskedConv(MaskedConv2d):
     """PixelCNN convolution of mask type A (5x5): sees only positions that are decoded already.
 
@@ -60,25 +79,34 @@ class SubpelConv(nn.Sequential):
     convolution's channels c * factor^2 ... (c + 1) * factor^2 - 1 and they can only go together.
     """
 
-    def __init__(self, inputs: int, outputs: int, factor: int = 2) -> None:
-        conv = nn.Conv2d(inputs, outputs * factor**2, 3, padding=1)
+    def __init__(self, inputs: int, outputs: int, factor: int = 2, kernel: int = 3) -> None:
+        conv = nn.Conv2d(inputs, outputs * factor**2, kernel, padding=kernel // 2)
         super().__init__(conv, nn.PixelShuffle(factor))
         self.factor = factor
 
+    @property
+    def outputs(self) -> int:
+        """Channels behind the shuffle."""
+        return self[0].out_channels // self.factor**2
+
 
 class ResBlock(nn.Module):
-    """x + conv2(relu(conv1(relu(x)))), both 3x3."""
+    """x + conv2(act(conv1(act(x)))), both 3x3; act is LeakyReLU of `slope`, at 0 ReLU."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, slope: float = 0.0) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.slope = slope
         for conv in (self.conv1, self.conv2):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + self.conv2(self._activate(self.conv1(self._activate(x))))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.slope) if self.slope else F.relu(x)
 
 
 class ActivatedResBlock(nn.Module):
@@ -110,7 +138,7 @@ def deconv(inputs: int, outputs: int, kernel: int, stride: int = 2) -> nn.ConvTr
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """A copy in eval mode whose GDN and masked convolutions are plain arithmetic on constants.
+    """A copy in eval mode whose GDN, masked convolutions and bounds are plain arithmetic.
 
     The same function with fewer operations: for export and timing, not for training.
     """
@@ -121,6 +149,8 @@ def fold(module: nn.Module) -> nn.Module:
                 setattr(parent, name, FoldedGDN(child))
             elif isinstance(child, MaskedConv):
                 setattr(parent, name, _plain_conv(child))
+            elif isinstance(child, Bound):
+                setattr(parent, name, FoldedBound(child))
     return folded.eval()
 
 

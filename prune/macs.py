@@ -27,6 +27,8 @@ class Macs:
 def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     """What the receiver computes for one P frame of `height` x `width` (rounded up to 64).
 
+    It is one behind another P frame; layers that only the first one needs count 0.
+
     Counted: convolutions, transposed ones over their input positions, masked ones densely, GDN as
     the 1x1 convolution that it is. Not counted, as by torch's counter: warping, activations,
     element-wise arithmetic.
@@ -34,6 +36,8 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     shadow = _shadow(codec)
     by_layer = _zero(shadow, codec.decoder_modules())
     for graph in shadow.decoder_graphs(height, width):
+        if graph.after_intra:
+            continue
         inputs = [torch.empty(s, device="meta") for s in graph.input_shapes().values()]
         _count(graph, inputs, by_layer)
     return _macs(by_layer)

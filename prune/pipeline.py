@@ -141,6 +141,7 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     counted = {}
     for name, codec in codecs.items():
         graphs = codec.decoder_graphs(section.height, section.width)
+        graphs = [graph for graph in graphs if not graph.after_intra]
         shapes = {k: list(v) for graph in graphs for k, v in graph.input_shapes().items()}
         counted[name] = bundle_macs(bundles[name], [graph.name for graph in graphs], shapes)
     write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})

@@ -1,0 +1,168 @@
+"""The I-frame network of DCVC-HEM (IntraNoAR): a picture codec behind the same contract.
+
+It reads nothing of its reference, so a "P frame" of it is an I frame, and everything that trains,
+sparsifies, exports and measures P-frame codecs works on it as well. As the I frames of an
+evaluation it is `network:checkpoint=...` (`vcodecs.intra`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vcodecs.contract import (
+    CodedFrame,
+    DecoderGraph,
+    GraphTensor,
+    Reference,
+    Stage,
+    VideoCodec,
+    round_up,
+)
+from vcodecs.dcvc_hem.blocks import UNet, activated, analysis, hyper_decoder, hyper_encoder, synthesis
+from vcodecs.dcvc_hem.prior import (
+    SMALLEST_STEP,
+    Parameters,
+    parameters,
+    quantise,
+    quantiser,
+    second_parameters,
+)
+from vcodecs.dcvc_hem.start import start_intra
+from vcodecs.entropy import BitEstimator, GaussianBits, noisy, rounded
+from vcodecs.layers import Bound, conv
+
+
+@dataclass(frozen=True)
+class IntraWidths:
+    """Channels: of everything at 1/2 to 1/64 of the size, of what is refined, of the UNet."""
+
+    latent: int = 192
+    decoded: int = 16
+    unet: tuple[int, int, int] = (32, 64, 128)
+
+
+ENCODER = ("enc", "hyper_enc")
+DECODER = ("hyper_dec", "y_prior_fusion", "y_spatial_prior", "dec", "refine", "bit_estimator_z")
+RATES = (0.0, 1.0, 2.0, 3.0)
+
+
+class DCVCHEMIntra(VideoCodec):
+    """One set of weights for all rates: `rate` is a real number from 0 (fewest bits) to 3."""
+
+    name = "dcvc_hem_intra"
+    presets: Mapping[str, IntraWidths] = {
+        "official": IntraWidths(),
+        "small": IntraWidths(40, 16, (16, 24, 48)),
+        "tiny": IntraWidths(8, 8, (8, 8, 8)),
+    }
+
+    def __init__(self, preset: str = "official") -> None:
+        super().__init__()
+        self.preset = preset
+        w = self.presets[preset]
+        n = w.latent
+        self.q_basic = nn.Parameter(torch.ones(1, n, 1, 1))
+        points = torch.logspace(0.25, -0.25, len(RATES))
+        self.q_scale = nn.Parameter(points.reshape(-1, 1, 1, 1))
+        self.enc = analysis(3, n)
+        self.hyper_enc = hyper_encoder(n, n)
+        self.hyper_dec = hyper_decoder(n, n)
+        self.y_prior_fusion = _three_convs(2 * n, 3 * n, 3 * n, 3 * n)
+        self.y_spatial_prior = _three_convs(4 * n, 3 * n, 3 * n, 2 * n)
+        self.dec = synthesis(n, w.decoded)
+        self.refine = nn.Sequential(UNet(w.decoded, w.decoded, w.unet), conv(w.decoded, 3, 3))
+        self.bit_estimator_z = BitEstimator(n)
+        self.gaussian = GaussianBits()
+        self.step_bound = Bound(SMALLEST_STEP)
+        if preset != "official":
+            start_intra(self)
+
+    def code(
+        self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None
+    ) -> CodedFrame:
+        """The official estimation path; `reference` is not read."""
+        divisor = quantiser(self.q_basic, self.q_scale, rate, self.step_bound)
+        latent = self.enc(frame).float() / divisor
+        hyper = self.hyper_enc(latent)
+        hyper_hat = rounded(hyper)
+        prior = self.latent_parameters(hyper_hat)
+        coded = quantise(latent, prior, self.y_spatial_prior, self.training)
+        bits = {
+            "latent": self.gaussian.of_symbols(coded.symbols, coded.scale),
+            "latent_hyper": self.bit_estimator_z(noisy(hyper) if self.training else hyper_hat),
+        }
+        decoded = self.reconstruct(coded.latent * divisor)
+        return CodedFrame(
+            decoded, Reference(decoded if self.training else decoded.clamp(0, 1)), bits
+        )
+
+    # ------------------------------------------------------------------ the receiver's functions
+
+    def latent_parameters(self, hyper: Tensor) -> Parameters:
+        """What the hyperprior expects of the latent."""
+        return parameters(self.y_prior_fusion(self.hyper_dec(hyper)), self.step_bound)
+
+    def reconstruct(self, latent: Tensor) -> Tensor:
+        """The picture, not yet clamped."""
+        return self.refine(self.dec(latent)).float()
+
+    # ------------------------------------------------------------------ contract
+
+    def rates(self) -> tuple[float, ...]:
+        return RATES
+
+    def decoder_modules(self) -> tuple[str, ...]:
+        return DECODER
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("joint", ENCODER + DECODER),)
+
+    def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(state)
+
+    def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
+        """The latent enters dequantised: (first + second step's part) * step * quantiser."""
+        size = round_up(height), round_up(width)
+        latent = GraphTensor(self.dec[0].conv1.in_channels, 16)
+        expected = {f"latent_{part}": latent for part in ("step", "scale", "mean")}
+        hyper = GraphTensor(self.hyper_dec[0].in_channels, 64)
+        return (
+            DecoderGraph(
+                "latent_parameters",
+                self,
+                _step_scale_mean,
+                {"latent_hyper": hyper},
+                tuple(expected),
+                size,
+            ),
+            DecoderGraph(
+                "latent_second_parameters",
+                self,
+                lambda codec, first, *known: second_parameters(
+                    codec.y_spatial_prior, first, Parameters(*known)
+                ),
+                {"latent_first": latent, **expected},
+                ("latent_second_scale", "latent_second_mean"),
+                size,
+            ),
+            DecoderGraph(
+                "reconstruction",
+                self,
+                lambda codec, decoded: codec.reconstruct(decoded).clamp(0, 1),
+                {"latent": latent},
+                ("frame",),
+                size,
+            ),
+        )
+
+
+def _step_scale_mean(codec: DCVCHEMIntra, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    prior = codec.latent_parameters(hyper)
+    return prior.step, prior.scale, prior.mean
+
+
+def _three_convs(*widths: int) -> nn.Sequential:
+    pairs = zip(widths, widths[1:], strict=False)
+    return activated(*(conv(a, b, 3) for a, b in pairs), slope=0.2)

@@ -1,0 +1,464 @@
+"""The P-frame network of DCVC-HEM.
+
+    reference picture or feature --> features at three scales --> warped: contexts, mixed top-down
+    frame, contexts --> contextual encoder --> [bits] --> contextual decoder, contexts --> feature
+    feature --> picture, and kept for the next frame
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vcodecs.contract import (
+    CodedFrame,
+    DecoderGraph,
+    GraphTensor,
+    Reference,
+    Stage,
+    VideoCodec,
+    round_up,
+)
+from vcodecs.dcvc_hem.blocks import UNet, activated, analysis, hyper_decoder, hyper_encoder, synthesis
+from vcodecs.dcvc_hem.prior import (
+    SMALLEST_STEP,
+    Parameters,
+    parameters,
+    quantise,
+    quantiser,
+    second_parameters,
+)
+from vcodecs.dcvc_hem.start import start_as_copier
+from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
+from vcodecs.layers import Bound, ResBlock, SubpelConv, conv
+from vcodecs.motion import SpyNet, warp
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels: of features and contexts, of the latent, of the motion latent, of hyper latents,
+    of the decoder's output, of the UNet's scales, of SpyNet."""
+
+    feature: int = 64
+    latent: int = 96
+    motion: int = 64
+    hyper: int = 64
+    decoded: int = 32
+    unet: tuple[int, int, int] = (32, 64, 128)
+    flow: tuple[int, int, int, int] = (32, 64, 32, 16)
+
+
+MOTION = ("optic_flow", "mv_encoder", "mv_hyper_prior_encoder", "mv_hyper_prior_decoder")
+MOTION += ("mv_y_prior_fusion", "mv_y_spatial_prior", "mv_decoder", "bit_estimator_z_mv")
+CONTEXT = ("feature_adaptor_I", "feature_adaptor_P", "feature_extractor", "context_fusion_net")
+CONTEXT += ("contextual_encoder", "contextual_hyper_prior_encoder")
+CONTEXT += ("contextual_hyper_prior_decoder", "temporal_prior_encoder", "y_prior_fusion")
+CONTEXT += ("y_spatial_prior", "contextual_decoder", "recon_generation_net", "bit_estimator_z")
+ENCODER_ONLY = ("optic_flow", "mv_encoder", "mv_hyper_prior_encoder", "contextual_encoder")
+ENCODER_ONLY += ("contextual_hyper_prior_encoder",)
+
+Contexts = tuple[Tensor, Tensor, Tensor]
+"""Three scales (N, C, H / 2^i, W / 2^i)."""
+
+
+class BottleneckBlock(nn.Module):
+    """x + act(conv2(act(conv1(act(x))))), half the channels inside, LeakyReLU 0.1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv(channels, channels // 2, 3)
+        self.conv2 = conv(channels // 2, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = F.leaky_relu(self.conv1(F.leaky_relu(x, 0.1)), 0.1)
+        return x + F.leaky_relu(self.conv2(inside), 0.1)
+
+
+class FeatureExtractor(nn.Module):
+    """Features at three scales, each made from the one before."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.conv1 = conv(n, n, 3)
+        self.res_block1 = ResBlock(n, 0.01)
+        self.conv2 = conv(n, n, 3, 2)
+        self.res_block2 = ResBlock(n, 0.01)
+        self.conv3 = conv(n, n, 3, 2)
+        self.res_block3 = ResBlock(n, 0.01)
+
+    def forward(self, x: Tensor) -> Contexts:
+        full = self.res_block1(self.conv1(x))
+        half = self.res_block2(self.conv2(full))
+        return full, half, self.res_block3(self.conv3(half))
+
+
+class ContextFusion(nn.Module):
+    """Contexts mixed from the smallest scale upwards (Sheng et al., TMM 2022)."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.conv3_up = SubpelConv(n, n)
+        self.res_block3_up = ResBlock(n, 0.01)
+        self.conv3_out = conv(n, n, 3)
+        self.res_block3_out = ResBlock(n, 0.01)
+        self.conv2_up = SubpelConv(2 * n, n)
+        self.res_block2_up = ResBlock(n, 0.01)
+        self.conv2_out = conv(2 * n, n, 3)
+        self.res_block2_out = ResBlock(n, 0.01)
+        self.conv1_out = conv(2 * n, n, 3)
+        self.res_block1_out = ResBlock(n, 0.01)
+
+    def forward(self, full: Tensor, half: Tensor, quarter: Tensor) -> Contexts:
+        up = self.res_block3_up(self.conv3_up(quarter))
+        quarter = quarter + self.res_block3_out(self.conv3_out(quarter))
+        joined = torch.cat((up, half), dim=1)
+        up = self.res_block2_up(self.conv2_up(joined))
+        half = half + self.res_block2_out(self.conv2_out(joined))
+        joined = torch.cat((up, full), dim=1)
+        return full + self.res_block1_out(self.conv1_out(joined)), half, quarter
+
+
+class ContextualEncoder(nn.Module):
+    """Frame and contexts to the latent, 1/16 of the size."""
+
+    def __init__(self, n: int, latent: int) -> None:
+        super().__init__()
+        self.conv1 = conv(n + 3, n, 3, 2)
+        self.res1 = BottleneckBlock(2 * n)
+        self.conv2 = conv(2 * n, n, 3, 2)
+        self.res2 = BottleneckBlock(2 * n)
+        self.conv3 = conv(2 * n, n, 3, 2)
+        self.conv4 = conv(n, latent, 3, 2)
+
+    def forward(self, frame: Tensor, contexts: Contexts) -> Tensor:
+        full, half, quarter = contexts
+        x = self.conv1(torch.cat((frame, full), dim=1))
+        x = self.conv2(self.res1(torch.cat((x, half), dim=1)))
+        x = self.conv3(self.res2(torch.cat((x, quarter), dim=1)))
+        return self.conv4(x)
+
+
+class ContextualDecoder(nn.Module):
+    """Latent and the smaller contexts to a feature of full size."""
+
+    def __init__(self, n: int, latent: int, decoded: int) -> None:
+        super().__init__()
+        self.up1 = SubpelConv(latent, n)
+        self.up2 = SubpelConv(n, n)
+        self.res1 = BottleneckBlock(2 * n)
+        self.up3 = SubpelConv(2 * n, n)
+        self.res2 = BottleneckBlock(2 * n)
+        self.up4 = SubpelConv(2 * n, decoded)
+
+    def forward(self, latent: Tensor, half: Tensor, quarter: Tensor) -> Tensor:
+        x = self.up2(self.up1(latent))
+        x = self.up3(self.res1(torch.cat((x, quarter), dim=1)))
+        return self.up4(self.res2(torch.cat((x, half), dim=1)))
+
+
+class Reconstruction(nn.Module):
+    """Decoded feature and full-size context to the feature that is kept, and the picture."""
+
+    def __init__(self, n: int, decoded: int, unet: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.first_conv = conv(decoded + n, n, 3)
+        self.unet_1 = UNet(n, n, unet)
+        self.unet_2 = UNet(n, n, unet)
+        self.recon_conv = conv(n, 3, 3)
+
+    def forward(self, decoded: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        feature = self.first_conv(torch.cat((decoded, context), dim=1))
+        feature = self.unet_2(self.unet_1(feature))
+        return feature, self.recon_conv(feature)
+
+
+class DCVCHEM(VideoCodec):
+    """One set of weights for all rates: `rate` is a real number from 0 (fewest bits) to 3."""
+
+    name = "dcvc_hem"
+    presets: Mapping[str, Widths] = {
+        "official": Widths(),
+        "small": Widths(24, 32, 24, 24, 12, (16, 24, 48), (16, 32, 16, 8)),
+        "tiny": Widths(8, 8, 8, 8, 8, (8, 8, 8), (8, 8, 8, 8)),
+    }
+
+    def __init__(self, preset: str = "official") -> None:
+        super().__init__()
+        self.preset = preset
+        widths = self.presets[preset]
+        self._build_quantisers(widths)
+        self._build_motion(widths)
+        self._build_context(widths)
+        self.laplace = LaplaceBits()
+        self.step_bound = Bound(SMALLEST_STEP)
+        if preset != "official":
+            start_as_copier(self)
+
+    def _build_quantisers(self, w: Widths) -> None:
+        points = torch.logspace(0.25, -0.25, len(RATES)).reshape(-1, 1, 1, 1)
+        self.mv_y_q_basic = nn.Parameter(torch.ones(1, w.motion, 1, 1))
+        self.mv_y_q_scale = nn.Parameter(points.clone())
+        self.y_q_basic = nn.Parameter(torch.ones(1, w.latent, 1, 1))
+        self.y_q_scale = nn.Parameter(points.clone())
+
+    def _build_motion(self, w: Widths) -> None:
+        self.optic_flow = SpyNet(w.flow)
+        self.mv_encoder = analysis(2, w.motion)
+        self.mv_hyper_prior_encoder = hyper_encoder(w.motion, w.hyper)
+        self.mv_hyper_prior_decoder = hyper_decoder(w.hyper, w.motion)
+        m = w.motion
+        self.mv_y_prior_fusion = _three_convs(3 * m, 3 * m, 3 * m, 3 * m)
+        self.mv_y_spatial_prior = _three_convs(4 * m, 3 * m, 3 * m, 2 * m)
+        self.mv_decoder = synthesis(w.motion, 2)
+        self.bit_estimator_z_mv = BitEstimator(w.hyper)
+
+    def _build_context(self, w: Widths) -> None:
+        n, y = w.feature, w.latent
+        self.feature_adaptor_I = conv(3, n, 3)
+        self.feature_adaptor_P = conv(n, n, 1)
+        self.feature_extractor = FeatureExtractor(n)
+        self.context_fusion_net = ContextFusion(n)
+        self.contextual_encoder = ContextualEncoder(n, y)
+        self.contextual_hyper_prior_encoder = activated(
+            conv(y, w.hyper, 3), conv(w.hyper, w.hyper, 3, 2), conv(w.hyper, w.hyper, 3, 2)
+        )
+        self.contextual_hyper_prior_decoder = hyper_decoder(w.hyper, y)
+        self.temporal_prior_encoder = activated(
+            conv(n, y * 3 // 2, 3, 2), conv(y * 3 // 2, 2 * y, 3, 2), slope=0.1
+        )
+        self.y_prior_fusion = _three_convs(5 * y, 4 * y, 3 * y, 3 * y)
+        self.y_spatial_prior = _three_convs(4 * y, 3 * y, 3 * y, 2 * y)
+        self.contextual_decoder = ContextualDecoder(n, y, w.decoded)
+        self.recon_generation_net = Reconstruction(n, w.decoded, w.unet)
+        self.bit_estimator_z = BitEstimator(w.hyper)
+
+    # ------------------------------------------------------------------ estimation path
+
+    def code(
+        self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None
+    ) -> CodedFrame:
+        """The official estimation path; symbols are coded as they are reconstructed."""
+        previous = reference.frame
+        flow, coarse_error = self.optic_flow(frame, previous, with_error=upto == "flow")
+        if upto == "flow":
+            return CodedFrame(warp(previous, flow), reference, {}, coarse_error)
+        motion, motion_latent, motion_bits = self._code_motion(flow, reference, rate)
+        if upto == "motion":
+            return CodedFrame(warp(previous, motion), reference, motion_bits)
+        contexts = self.make_contexts(self._adapted(reference), motion)
+        latent, latent_bits = self._code_picture(frame, contexts, reference, rate)
+        decoded, feature = self.reconstruct(latent, contexts)
+        kept = decoded if self.training else decoded.clamp(0, 1)
+        return CodedFrame(
+            decoded, Reference(kept, feature, latent, motion_latent), motion_bits | latent_bits
+        )
+
+    def _code_motion(
+        self, flow: Tensor, reference: Reference, rate: float | Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        divisor = quantiser(self.mv_y_q_basic, self.mv_y_q_scale, rate, self.step_bound)
+        latent = self.mv_encoder(flow).float() / divisor
+        hyper = self.mv_hyper_prior_encoder(latent)
+        hyper_hat = rounded(hyper)
+        prior = self.motion_parameters(hyper_hat, reference.motion_latent)
+        coded = quantise(latent, prior, self.mv_y_spatial_prior, self.training)
+        bits = {
+            "motion": self.laplace.of_symbols(coded.symbols, coded.scale),
+            "motion_hyper": self.bit_estimator_z_mv(noisy(hyper) if self.training else hyper_hat),
+        }
+        decoded = coded.latent * divisor
+        return self.mv_decoder(decoded).float(), decoded, bits
+
+    def _code_picture(
+        self, frame: Tensor, contexts: Contexts, reference: Reference, rate: float | Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        divisor = quantiser(self.y_q_basic, self.y_q_scale, rate, self.step_bound)
+        latent = self.contextual_encoder(frame, contexts).float() / divisor
+        hyper = self.contextual_hyper_prior_encoder(latent)
+        hyper_hat = rounded(hyper)
+        temporal = self.temporal_prior_encoder(contexts[2])
+        prior = self.latent_parameters(hyper_hat, temporal, reference.latent)
+        coded = quantise(latent, prior, self.y_spatial_prior, self.training)
+        bits = {
+            "latent": self.laplace.of_symbols(coded.symbols, coded.scale),
+            "latent_hyper": self.bit_estimator_z(noisy(hyper) if self.training else hyper_hat),
+        }
+        return coded.latent * divisor, bits
+
+    def _adapted(self, reference: Reference) -> Tensor:
+        """The reference's feature; behind an I frame there is only its picture."""
+        if reference.feature is None:
+            return self.feature_adaptor_I(reference.frame)
+        return self.feature_adaptor_P(reference.feature)
+
+    # ------------------------------------------------------------------ the receiver's functions
+
+    def motion_parameters(self, hyper: Tensor, previous: Tensor | None) -> Parameters:
+        """What is expected of the motion latent; `previous` is the last frame's, if any."""
+        prior = self.mv_hyper_prior_decoder(hyper)
+        if previous is None:
+            previous = prior.new_zeros(len(prior), prior.shape[1] // 2, *prior.shape[2:])
+        fused = self.mv_y_prior_fusion(torch.cat((prior, previous), dim=1))
+        return parameters(fused, self.step_bound)
+
+    def latent_parameters(
+        self, hyper: Tensor, temporal: Tensor, previous: Tensor | None
+    ) -> Parameters:
+        """What is expected of the latent; `previous` is the last frame's, if any."""
+        prior = self.contextual_hyper_prior_decoder(hyper)
+        if previous is None:
+            previous = prior.new_zeros(len(prior), prior.shape[1] // 2, *prior.shape[2:])
+        fused = self.y_prior_fusion(torch.cat((temporal, prior, previous), dim=1))
+        return parameters(fused, self.step_bound)
+
+    def make_contexts(self, feature: Tensor, motion: Tensor) -> Contexts:
+        """The reference's feature at three scales, each moved to where the frame needs it."""
+        full, half, quarter = self.feature_extractor(feature)
+        half_motion = _halved(motion)
+        return self.context_fusion_net(
+            warp(full, motion), warp(half, half_motion), warp(quarter, _halved(half_motion))
+        )
+
+    def reconstruct(self, latent: Tensor, contexts: Contexts) -> tuple[Tensor, Tensor]:
+        """The picture, not yet clamped, and the feature that is kept for the next frame."""
+        full, half, quarter = contexts
+        decoded = self.contextual_decoder(latent, half, quarter)
+        feature, picture = self.recon_generation_net(decoded, full)
+        return picture.float(), feature
+
+    # ------------------------------------------------------------------ contract
+
+    def rates(self) -> tuple[float, ...]:
+        return RATES
+
+    def decoder_modules(self) -> tuple[str, ...]:
+        return tuple(name for name in MOTION + CONTEXT if name not in ENCODER_ONLY)
+
+    def tied_channels(self) -> tuple[tuple[str, str], ...]:
+        return (("feature", "recon_generation_net.unet_2.up_conv2.up_dim"),)
+
+    def stages(self) -> tuple[Stage, ...]:
+        motion = ("motion", "motion_hyper")
+        return (
+            Stage("flow", ("optic_flow",), picture="flow", streams=()),
+            Stage("motion", MOTION, picture="motion", streams=motion),
+            Stage("reconstruction", CONTEXT, streams=("latent", "latent_hyper")),
+            Stage("joint", MOTION + CONTEXT, frames=2),
+            Stage("unrolled", MOTION + CONTEXT, frames=4),
+        )
+
+    def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(state)
+
+    def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
+        """Latents enter dequantised: (first + second step's part) * step * quantiser."""
+        size = round_up(height), round_up(width)
+        motion = self.mv_decoder[0].conv1.in_channels
+        latent = self.contextual_decoder.up1[0].in_channels
+        temporal = self.temporal_prior_encoder[2].out_channels
+        feature = self.feature_adaptor_P.in_channels
+        full = self.context_fusion_net.conv1_out.out_channels
+        half = self.context_fusion_net.conv2_out.out_channels
+        quarter = self.context_fusion_net.conv3_out.out_channels
+        contexts = {"context": (full, 1), "half_context": (half, 2), "quarter_context": (quarter, 4)}
+
+        def graph(name, function, inputs, outputs, after_intra=False):  # noqa: ANN001
+            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+            return DecoderGraph(name, self, function, specs, outputs, size, after_intra)
+
+        def expected(of: str, channels: int) -> dict[str, tuple[int, int]]:
+            return {f"{of}_{part}": (channels, 16) for part in ("step", "scale", "mean")}
+
+        return (
+            graph(
+                "motion_parameters",
+                lambda codec, *known: _as_tuple(codec.motion_parameters(*known)),
+                {
+                    "motion_hyper": (self.mv_hyper_prior_decoder[0].in_channels, 64),
+                    "previous_motion_latent": (motion, 16),
+                },
+                tuple(expected("motion", motion)),
+            ),
+            graph(
+                "motion_second_parameters",
+                lambda codec, *known: _second(codec.mv_y_spatial_prior, *known),
+                {"motion_first": (motion, 16), **expected("motion", motion)},
+                ("motion_second_scale", "motion_second_mean"),
+            ),
+            graph(
+                "context_after_intra",
+                lambda codec, decoded, picture: _contexts(
+                    codec, decoded, codec.feature_adaptor_I(picture)
+                ),
+                {"motion_latent": (motion, 16), "reference": (3, 1)},
+                (*contexts, "temporal_prior"),
+                after_intra=True,
+            ),
+            graph(
+                "context",
+                lambda codec, decoded, kept: _contexts(
+                    codec, decoded, codec.feature_adaptor_P(kept)
+                ),
+                {"motion_latent": (motion, 16), "previous_feature": (feature, 1)},
+                (*contexts, "temporal_prior"),
+            ),
+            graph(
+                "latent_parameters",
+                lambda codec, *known: _as_tuple(codec.latent_parameters(*known)),
+                {
+                    "latent_hyper": (self.contextual_hyper_prior_decoder[0].in_channels, 64),
+                    "temporal_prior": (temporal, 16),
+                    "previous_latent": (latent, 16),
+                },
+                tuple(expected("latent", latent)),
+            ),
+            graph(
+                "latent_second_parameters",
+                lambda codec, *known: _second(codec.y_spatial_prior, *known),
+                {"latent_first": (latent, 16), **expected("latent", latent)},
+                ("latent_second_scale", "latent_second_mean"),
+            ),
+            graph(
+                "reconstruction",
+                _frame_and_feature,
+                {"latent": (latent, 16), **contexts},
+                ("frame", "feature"),
+            ),
+        )
+
+
+RATES = (0.0, 1.0, 2.0, 3.0)
+
+
+def _three_convs(*widths: int) -> nn.Sequential:
+    pairs = zip(widths, widths[1:], strict=False)
+    return activated(*(conv(a, b, 3) for a, b in pairs), slope=0.2)
+
+
+def _halved(motion: Tensor) -> Tensor:
+    """Motion at half the size, its vectors half as long."""
+    return F.interpolate(motion, scale_factor=0.5, mode="bilinear", align_corners=False) / 2
+
+
+def _as_tuple(prior: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+    return prior.step, prior.scale, prior.mean
+
+
+def _second(
+    network: nn.Module, first: Tensor, step: Tensor, scale: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    return second_parameters(network, first, Parameters(step, scale, mean))
+
+
+def _contexts(codec: DCVCHEM, motion_latent: Tensor, feature: Tensor) -> tuple[Tensor, ...]:
+    contexts = codec.make_contexts(feature, codec.mv_decoder(motion_latent))
+    return *contexts, codec.temporal_prior_encoder(contexts[2])
+
+
+def _frame_and_feature(
+    codec: DCVCHEM, latent: Tensor, *contexts: Tensor
+) -> tuple[Tensor, Tensor]:
+    picture, feature = codec.reconstruct(latent, contexts)
+    return picture.clamp(0, 1), feature
