@@ -22,15 +22,16 @@ def rate_distortion(
     codec: VideoCodec,
     clip: Tensor,
     stage: Stage,
-    lagrangian: float,
+    lagrangian: float | Tensor,
     intra_noise: float = 0.0,
-    rate: float | None = None,
+    rate: float | Tensor | None = None,
 ) -> Outcome:
     """lambda * MSE + bits per pixel, averaged over the stage's P frames.
 
     `clip`: (N, T, 3, H, W) with T >= stage.frames + 1; its first frame is the reference of the
     first P frame, the others follow closed-loop. `intra_noise`: up to this standard deviation of
-    noise is added to that reference, which stands for the I frame's coding loss.
+    noise is added to that reference, which stands for the I frame's coding loss. `rate` and
+    `lagrangian` may be tensors (N,), one for each clip.
     """
     upto = None if stage.picture == "frame" else stage.picture
     first = _as_decoded(clip[:, 0], intra_noise)
@@ -41,11 +42,11 @@ def rate_distortion(
         original = clip[:, t].contiguous(memory_format=torch.channels_last)
         coded = codec(original, reference, rate, upto)
         picture = coded.frame.float()
-        error = F.mse_loss(picture, original)
+        error = (picture - original).square().flatten(1).mean(1)
         if coded.auxiliary is not None:
             error = error + coded.auxiliary
         bpp = coded.total_bits(stage.streams).mean() / pixels
-        losses.append(lagrangian * error + bpp)
+        losses.append((lagrangian * error).mean() + bpp)
         rates.append(bpp.detach())
         errors.append(F.mse_loss(picture.detach().clamp(0, 1), original))
         reference = coded.reference

@@ -16,6 +16,7 @@ from pydantic import (
 
 from prune.data import SourceSpec
 from prune.load import Located
+from prune.rates import Tradeoff
 from prune.trainer import Phase, TrainerSettings
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.contract import SIZE_MULTIPLE
@@ -51,11 +52,16 @@ class Section(BaseModel):
         return value
 
 
+Lagrangian = Annotated[float, Field(gt=0)]
+
+
 class CodecSection(Section):
     name: str
     preset: str = "official"
     checkpoint: str | None = Field(None, description="file, or the name of bundled weights")
-    lagrangian: float = Field(1024, gt=0, alias="lambda", description="of lambda * MSE + bpp")
+    lagrangian: Lagrangian | list[Lagrangian] = Field(
+        1024, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
+    )
 
 
 class DataSection(Section):
@@ -197,10 +203,23 @@ def phases_of(
     return phases
 
 
-def settings_of(recipe: TeacherRecipe, section: TrainSection) -> TrainerSettings:
+def tradeoff_of(recipe: TeacherRecipe, codec: VideoCodec) -> Tradeoff:
+    """The lambdas at the codec's rate points; UserError where the recipe has not as many."""
+    given, points = recipe.codec.lagrangian, codec.rates()
+    lagrangians = tuple(given) if isinstance(given, list) else (given,)
+    if len(lagrangians) != len(points):
+        wanted = "one number" if len(points) == 1 else f"a list of {len(points)}, rising"
+        raise UserError(
+            f"{recipe.at('codec.lambda')}: codec {codec.name} has {len(points)} rate point"
+            f"{'s' if len(points) > 1 else ''}: give {wanted} (it is {given})"
+        )
+    return Tradeoff(points, lagrangians)
+
+
+def settings_of(recipe: TeacherRecipe, section: TrainSection, codec: VideoCodec) -> TrainerSettings:
     """The trainer's settings from a recipe."""
     return TrainerSettings(
-        lagrangian=recipe.codec.lagrangian,
+        tradeoff=tradeoff_of(recipe, codec),
         seed=recipe.seed,
         clip_norm=section.clip_norm,
         intra_noise=section.intra_noise,

@@ -32,7 +32,7 @@ def train(recipe: TeacherRecipe, base: Path) -> Path:
     for phase in phases:
         check_sources([s for s, _ in sources], phase.stage.frames + 1, phase.crop)
     _claim(recipe)
-    settings = settings_of(recipe, recipe.train)
+    settings = settings_of(recipe, recipe.train, codec)
     trainer = Trainer(codec, phases, sources, settings, recipe.output, title="teacher")
     trainer.run()
     path = recipe.output / "weights.safetensors"

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from prune.data import TrainingClips, batches
 from prune.objective import Outcome, rate_distortion
 from prune.progress import Progress
+from prune.rates import Tradeoff
 from prune.steps import STATE
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.files import replacing
@@ -45,9 +46,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """What all phases share. `lagrangian` is the rate-distortion lambda."""
+    """What all phases share."""
 
-    lagrangian: float
+    tradeoff: Tradeoff
     seed: int = 0
     clip_norm: float = 1.0
     intra_noise: float = 0.0
@@ -193,8 +194,9 @@ class Trainer:
         clip = clip.to(self.accelerator.device)
         for companion in self.companions:
             companion.begin_step(phase.stage, done)
+        rates, lagrangians = self.settings.tradeoff.draw(len(clip), clip.device)
         outcome: Outcome = rate_distortion(
-            model, clip, phase.stage, self.settings.lagrangian, self.settings.intra_noise
+            model, clip, phase.stage, lagrangians, self.settings.intra_noise, rates
         )
         loss = outcome.loss + sum(companion.loss() for companion in self.companions)
         optimizer.zero_grad(set_to_none=True)

@@ -29,11 +29,13 @@ class DownBlock(nn.Module):
         super().__init__()
         self.conv1 = conv(inputs, outputs, 3, 2)
         self.conv2 = conv(outputs, outputs, 3)
-        self.downsample = conv(inputs, outputs, 1, 2)
+        self.downsample = conv(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         main = F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x))), 0.1)
-        return main + self.downsample(x)
+        # The same as a strided 1x1 convolution, whose gradient in bfloat16 corrupts the heap on
+        # CPUs where the input has 2 or 3 channels (torch 2.15).
+        return main + self.downsample(F.avg_pool2d(x, 1, 2))
 
 
 class UpBlock(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from vcodecs.copier import DIFFERENCE_GAIN, copy_channels, keep_variance, zero
-from vcodecs.dcvc_hem.blocks import DownBlock, GatedBlock, ResidualBlock, UpBlock
-from vcodecs.layers import ResBlock
+from vcodecs.dcvc_hem.blocks import DownBlock, GatedBlock, ResidualBlock, UNet, UpBlock
+from vcodecs.layers import ResBlock, SubpelConv
 
 ACTIVATED = 2**0.5
 """Gain of a layer in front of an activation, which cuts half."""
@@ -20,6 +20,12 @@ COLOURS = 3
 def start_as_copier(codec: nn.Module) -> None:
     """Weights with which the decoded picture is the reference itself."""
     _draw(codec)
+    for network in (codec.feature_extractor, codec.context_fusion_net):
+        _unactivated(network, 0.7)
+    _unactivated(codec.contextual_encoder, 1.0)
+    _unactivated(codec.contextual_decoder, 0.5)
+    keep_variance(codec.feature_adaptor_P, 1.0)
+    keep_variance(codec.recon_generation_net.first_conv, 1.0)
     for level in codec.optic_flow.moduleBasic:
         level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
         zero(level.conv5)
@@ -29,6 +35,7 @@ def start_as_copier(codec: nn.Module) -> None:
     first[:, 3:6] = -first[:, 0:3]
     first[:, 0:6] *= DIFFERENCE_GAIN
     first[:, 6:] *= 0.1
+    codec.contextual_encoder.conv4.weight.mul_(3)
     _start_priors(codec.mv_y_prior_fusion, codec.mv_y_spatial_prior)
     _start_priors(codec.y_prior_fusion, codec.y_spatial_prior)
 
@@ -37,9 +44,9 @@ def start_as_copier(codec: nn.Module) -> None:
 def start_intra(codec: nn.Module) -> None:
     """Weights with which latents are about one and the first picture is grey."""
     _draw(codec)
-    codec.enc[0].conv1.weight.mul_(4)
-    codec.enc[0].downsample.weight.mul_(4)
-    codec.refine[1].weight.mul_(0.1)
+    codec.enc[0].conv1.weight.mul_(1.5)
+    codec.enc[0].downsample.weight.mul_(1.5)
+    codec.refine[1].weight.mul_(0.02)
     codec.refine[1].bias.fill_(0.5)
     _start_priors(codec.y_prior_fusion, codec.y_spatial_prior)
 
@@ -87,8 +94,18 @@ def _draw(codec: nn.Module) -> None:
             block.conv.weight.mul_(0.3)
             keep_variance(block.upsample[0], 1.0)
         elif isinstance(block, GatedBlock):
-            block.conv[2].weight.mul_(0.5)
+            block.conv[2].weight.mul_(0.3)
             keep_variance(block.up_dim, 1.0)
+        elif isinstance(block, UNet):
+            for layer in (block.up3, block.up2):
+                keep_variance(layer[0], 0.7)
+
+
+def _unactivated(network: nn.Module, gain: float) -> None:
+    """Weights of the layers right below, which are sums of several tensors and no activation."""
+    for layer in network.children():
+        if isinstance(layer, nn.Conv2d | SubpelConv):
+            keep_variance(layer[0] if isinstance(layer, SubpelConv) else layer, gain)
 
 
 def _start_priors(fusion: nn.Sequential, spatial: nn.Sequential) -> None:
