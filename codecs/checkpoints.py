@@ -57,6 +57,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
+def origin(checkpoint: str | Path) -> dict[str, str]:
+    """Metadata of a checkpoint (`codec`, `preset`, ...); {} for a file that is not ours."""
+    path = find(checkpoint)
+    return read_metadata(path) if path.suffix == ".safetensors" else {}
+
+
 def find(checkpoint: str | Path) -> Path:
     """The file: a path, or the name of weights bundled with the package (`dcvc_small`)."""
     path = Path(checkpoint)

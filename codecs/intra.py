@@ -1,4 +1,4 @@
-"""I frames by a real image or video codec: real bytes out, the decoded picture back."""
+"""I frames by a real image or video codec, or by a learned picture codec."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import vcodecs
 from vcodecs.anchor import (
     ClipCoder,
     Colour,
@@ -19,13 +20,32 @@ from vcodecs.anchor import (
     picture_to_frame,
     video_encoder,
 )
+from vcodecs.contract import CodedFrame, Reference
 from vcodecs.errors import UserError
 
 
 class IntraCodec(ABC):
-    """Codes one picture by itself. `name` says in a report what was used."""
+    """Codes one picture by itself. `name` says in a report what was used.
+
+    `rated`: whether the rate that is asked for makes a difference.
+    """
 
     name: str
+    rated = False
+
+    @abstractmethod
+    def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
+        """Code one picture (1, 3, H, W), RGB in [0, 1]: (what a receiver sees, bits taken)."""
+
+    def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:
+        """What a receiver sees of each of (N, 3, H, W); `rates` (N,) where there are many."""
+        each = [None] * len(frames) if rates is None else rates.tolist()
+        shown = [self.encode(x[None], r)[0] for x, r in zip(frames, each, strict=True)]
+        return torch.cat(shown)
+
+
+class ByteIntra(IntraCodec):
+    """An intra codec with real bytes, at one quality."""
 
     @abstractmethod
     def compress(self, frame: Tensor) -> bytes:
@@ -39,17 +59,14 @@ class IntraCodec(ABC):
         them guards against damage that still decodes.
         """
 
-    def encode(self, frame: Tensor) -> tuple[Tensor, int]:
-        """Code one picture (1, 3, H, W), RGB in [0, 1]: (what a receiver sees, bits taken).
-
-        The picture comes out of the bytes that are counted, on the device that it came from.
-        """
+    def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
+        """As `IntraCodec.encode`, out of the bytes that are counted; `rate` is of no effect."""
         data = self.compress(frame)
         height, width = frame.shape[-2:]
         return self.decompress(data, height, width).to(frame.device), 8 * len(data)
 
 
-class PyAVIntra(IntraCodec):
+class PyAVIntra(ByteIntra):
     """x265 ("hevc") or x264 ("h264") at a constant QP from 0 (best) to 51.
 
     Pictures pass through 8-bit RGB and YCbCr of the stated matrix ("bt709", "bt601"), range
@@ -74,7 +91,7 @@ class PyAVIntra(IntraCodec):
         return _to_tensor(self._coder.decompress([data], height, width)[0])
 
 
-class LosslessIntra(IntraCodec):
+class LosslessIntra(ByteIntra):
     """The original picture, rounded to 8 bits, for the real bits of lossless coding (FFV1)."""
 
     name = "FFV1 lossless, RGB 8-bit"
@@ -100,10 +117,81 @@ class LosslessIntra(IntraCodec):
         return _to_tensor(decoded[0].to_ndarray(format="rgb24").transpose(2, 0, 1))
 
 
+class NetworkIntra(IntraCodec):
+    """A learned picture codec: a `VideoCodec` that reads nothing of its reference.
+
+    `checkpoint`: as for `vcodecs.create`; one of ours says itself which `codec` and `preset` it is
+    for. Pictures are coded at the rate of the P frames, or always at `rate`. Bits are estimates.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "",
+        codec: str = "",
+        preset: str = "",
+        rate: str | float = "",
+    ) -> None:
+        from vcodecs import checkpoints
+
+        if not checkpoint:
+            raise UserError("checkpoint=... is needed: a file, or the name of bundled weights")
+        said = checkpoints.origin(checkpoint)
+        name, preset = codec or said.get("codec"), preset or said.get("preset", "official")
+        if name is None:
+            raise UserError(f"{checkpoint} does not say which codec it is for: give codec=...")
+        self._network = vcodecs.create(name, preset, checkpoint).eval().requires_grad_(False)
+        self.rated = len(self._network.rates()) > 1
+        self._rate = _as_number(rate)
+        if self.rated and self._rate is not None:
+            low, high = self._network.rates()[0], self._network.rates()[-1]
+            if not low <= self._rate <= high:
+                raise UserError(
+                    f"rate {self._rate:g} is out of range: give one of {low:g} to {high:g}"
+                )
+        self._check_independence()
+        self.name = f"{name} {preset} ({checkpoint}), estimated bits"
+        if self._rate is not None:
+            self.name += f", rate {self._rate:g}"
+
+    def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
+        coded = self._code(frame, rate)
+        return coded.frame, float(coded.total_bits())
+
+    def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:
+        return self._code(frames, rates).frame.float()
+
+    @torch.no_grad()
+    def _code(self, frames: Tensor, rate: float | Tensor | None) -> CodedFrame:
+        if self._rate is not None:
+            rate = self._rate
+        if self.rated and rate is None:
+            raise UserError(f"{self.name} serves many rates: give rate=...")
+        rate = rate if self.rated else None
+        return self._network.to(frames.device)(frames, Reference(frames), rate)
+
+    def _check_independence(self) -> None:
+        """A P-frame codec would show a wonderful I frame, which it had been given."""
+        frame = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        rate = self._network.rates()[0]
+        with torch.no_grad():
+            first = self._network(frame, Reference(frame), rate).frame
+            second = self._network(frame, Reference(1 - frame), rate).frame
+        if not torch.equal(first, second):
+            raise UserError(f"codec {self._network.name} codes P frames: it reads its reference")
+
+
+def _as_number(text: str | float) -> float | None:
+    try:
+        return None if text == "" else float(text)
+    except ValueError:
+        raise UserError(f"rate {text!r} is not a number") from None
+
+
 _REGISTRY: dict[str, Callable[..., IntraCodec]] = {
     "hevc": partial(PyAVIntra, "hevc"),
     "h264": partial(PyAVIntra, "h264"),
     "lossless": LosslessIntra,
+    "network": NetworkIntra,
 }
 
 
@@ -122,8 +210,9 @@ def intra_names() -> tuple[str, ...]:
 def create_intra(spec: str) -> IntraCodec:
     """Make an intra codec from "NAME" or "NAME:key=value,key=value".
 
-    Examples: "hevc:qp=22", "h264:qp=20,matrix=bt601,range=full", "lossless". An unknown name, key
-    or value is a UserError that lists the known ones.
+    Examples: "hevc:qp=22", "h264:qp=20,matrix=bt601,range=full", "lossless",
+    "network:checkpoint=dcvc_hem_intra_small". An unknown name, key or value is a UserError that
+    lists the known ones.
     """
     name, _, rest = spec.partition(":")
     if name not in _REGISTRY:

@@ -28,7 +28,7 @@ MAX_CLIPS = 10_000
 Progress = Callable[[int, int, str], None]
 """Called with (codings done, codings in all, what was just done)."""
 
-IFrames = Mapping[int, tuple[Tensor, int]]
+IFrames = Mapping[int, tuple[Tensor, float]]
 """By frame number: the decoded I frame (1, 3, H, W) and its bits."""
 
 
@@ -158,7 +158,7 @@ def evaluate_clip(
     gives values that are not finite.
     """
     if i_frames is None:
-        i_frames = code_i_frames(frames, intra, gop)
+        i_frames = code_i_frames(frames, intra, gop, rate)
     device = _device(codec)
     pixels = frames.shape[-2] * frames.shape[-1]
     kinds, bpps, psnrs, ssims, decoded = [], [], [], [], {}
@@ -203,7 +203,13 @@ def evaluate_clip(
     )
 
 
-def code_i_frames(frames: np.ndarray, intra: IntraCodec, gop: int) -> IFrames:
+def code_i_frames(
+    frames: np.ndarray,
+    intra: IntraCodec,
+    gop: int,
+    rate: float | None = None,
+    device: str | torch.device = "cpu",
+) -> IFrames:
     """Code the first frame of every `gop` frames of a clip, uint8 RGB (T, 3, H, W)."""
     if gop < 2 or len(frames) < 2:
         raise UserError(
@@ -211,7 +217,7 @@ def code_i_frames(frames: np.ndarray, intra: IntraCodec, gop: int) -> IFrames:
             "give at least 2 of both"
         )
     return {
-        number: intra.encode(_to_tensor(frames[number], torch.device("cpu")))
+        number: intra.encode(_to_tensor(frames[number], torch.device(device)), rate)
         for number in range(0, len(frames), gop)
     }
 
@@ -242,9 +248,11 @@ def evaluate(
     for codec in codecs.values():
         codec.to(device)
     for info, original in read_clips(source, frames, clips, skipped):
-        i_frames = code_i_frames(original, intra, gop)
+        i_frames = code_i_frames(original, intra, gop, rates[0], device)
         last_p = max(set(range(frames)) - set(i_frames))
         for rate in rates:
+            if intra.rated and rate != rates[0]:
+                i_frames = code_i_frames(original, intra, gop, rate, device)
             show = rate == rates[0] and len(shown) < pictures
             keep = (last_p,) if show else ()
             results = {}

@@ -13,7 +13,7 @@ from prune.data import Source, SourceSpec, check_sources, open_source
 from prune.data.source import too_small
 from prune.groups import Channels, find_groups
 from prune.mask import relative_norms
-from prune.recipe import Recipe, phases_of
+from prune.recipe import Recipe, phases_of, settings_of
 from prune.select import choose
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
@@ -122,6 +122,7 @@ class Job:
         recipe = self.recipe
         sources = [source for source, _ in self.train_sources]
         for key, section in (("train", recipe.train), ("finetune", recipe.finetune)):
+            settings_of(recipe, section, self.teacher, key)
             for i, phase in enumerate(phases_of(recipe, section, self.teacher, key)):
                 own = section.phases[i].crop is not None
                 with recipe.blame(f"{key}.phases.{i}.crop" if own else "data.crop"):

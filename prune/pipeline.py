@@ -163,7 +163,7 @@ def _train(
         codec,
         phases_of(recipe, section, codec, key),
         job.train_sources,
-        settings_of(recipe, section, codec),
+        settings_of(recipe, section, codec, key),
         folder,
         companions,
         title=key,

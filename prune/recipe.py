@@ -20,6 +20,7 @@ from prune.rates import Tradeoff
 from prune.trainer import Phase, TrainerSettings
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.contract import SIZE_MULTIPLE
+from vcodecs.intra import create_intra
 
 
 def _as_list(value: Any) -> Any:
@@ -86,7 +87,8 @@ class PhaseSpec(Section):
 class TrainSection(Section):
     phases: list[PhaseSpec]
     clip_norm: float = Field(1.0, gt=0)
-    intra_noise: float = Field(0.02, ge=0, le=0.2)
+    intra: str | None = Field(None, description="codes the clips' first frames, as evaluate.intra")
+    intra_noise: float = Field(0.02, ge=0, le=0.2, description="on those frames, without `intra`")
     precision: Literal["no", "bf16"] = "no"
     device: Literal["auto", "cpu"] = "auto"
     checkpoint_seconds: float = Field(30.0, gt=0)
@@ -216,13 +218,20 @@ def tradeoff_of(recipe: TeacherRecipe, codec: VideoCodec) -> Tradeoff:
     return Tradeoff(points, lagrangians)
 
 
-def settings_of(recipe: TeacherRecipe, section: TrainSection, codec: VideoCodec) -> TrainerSettings:
-    """The trainer's settings from a recipe."""
+def settings_of(
+    recipe: TeacherRecipe, section: TrainSection, codec: VideoCodec, key: str = "train"
+) -> TrainerSettings:
+    """The trainer's settings from a recipe; UserError where lambda or `intra` do not fit."""
+    intra = None
+    if section.intra:
+        with recipe.blame(f"{key}.intra"):
+            intra = create_intra(section.intra)
     return TrainerSettings(
         tradeoff=tradeoff_of(recipe, codec),
         seed=recipe.seed,
         clip_norm=section.clip_norm,
-        intra_noise=section.intra_noise,
+        intra=intra,
+        intra_noise=0.0 if intra else section.intra_noise,
         workers=recipe.data.workers,
         precision=section.precision,
         device=section.device,

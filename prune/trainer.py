@@ -26,6 +26,7 @@ from prune.rates import Tradeoff
 from prune.steps import STATE
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.files import replacing
+from vcodecs.intra import IntraCodec
 
 LOG_EVERY = 10
 
@@ -51,6 +52,8 @@ class TrainerSettings:
     tradeoff: Tradeoff
     seed: int = 0
     clip_norm: float = 1.0
+    intra: IntraCodec | None = None
+    """Codes the first frame of every clip; without one it gets noise."""
     intra_noise: float = 0.0
     workers: int = 1
     precision: str = "no"
@@ -195,6 +198,9 @@ class Trainer:
         for companion in self.companions:
             companion.begin_step(phase.stage, done)
         rates, lagrangians = self.settings.tradeoff.draw(len(clip), clip.device)
+        if self.settings.intra:
+            with self.accelerator.autocast():
+                clip[:, 0] = self.settings.intra.pictures(clip[:, 0], rates)
         outcome: Outcome = rate_distortion(
             model, clip, phase.stage, lagrangians, self.settings.intra_noise, rates
         )

@@ -17,7 +17,7 @@ from prune.quality import PSNR_CAP, bd, ms_ssim, psnr, why_no_ms_ssim
 from prune.report.schema import Quality
 from vcodecs import CodedFrame, Reference, UserError
 from vcodecs.anchor import ClipCoder
-from vcodecs.intra import IntraCodec, create_intra
+from vcodecs.intra import ByteIntra, create_intra
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -43,7 +43,7 @@ class HalfWay(nn.Module):
         return CodedFrame(frame=picture, reference=Reference(frame=picture), bits=streams)
 
 
-class Flat(IntraCodec):
+class Flat(ByteIntra):
     """Codes a picture as its mean, in `size` bytes."""
 
     name = "flat"

@@ -18,7 +18,7 @@ from prune import quality
 from vcodecs import UserError
 from vcodecs import anchor as anchors
 from vcodecs.anchor import ClipCoder, Colour, anchor
-from vcodecs.intra import IntraCodec, create_intra, intra_names, register_intra
+from vcodecs.intra import ByteIntra, create_intra, intra_names, register_intra
 
 
 def textured(height=64, width=96, frames=1, seed=0):
@@ -226,7 +226,7 @@ def test_lossless_data_that_is_cut_off_is_refused():
 
 
 def test_another_intra_codec_can_be_registered(monkeypatch):
-    class Flat(IntraCodec):
+    class Flat(ByteIntra):
         def __init__(self, level=1):
             self.name = f"flat {level}"
             self.level = level

@@ -20,7 +20,14 @@ from vcodecs.contract import (
     VideoCodec,
     round_up,
 )
-from vcodecs.dcvc_hem.blocks import UNet, activated, analysis, hyper_decoder, hyper_encoder, synthesis
+from vcodecs.dcvc_hem.blocks import (
+    UNet,
+    activated,
+    analysis,
+    hyper_decoder,
+    hyper_encoder,
+    synthesis,
+)
 from vcodecs.dcvc_hem.prior import (
     SMALLEST_STEP,
     Parameters,

@@ -87,7 +87,9 @@ def quantise(latent: Tensor, prior: Parameters, network: nn.Module, training: bo
     )
 
 
-def quantiser(basic: Tensor, scales: Tensor, rate: float | Tensor | None, bound: nn.Module) -> Tensor:
+def quantiser(
+    basic: Tensor, scales: Tensor, rate: float | Tensor | None, bound: nn.Module
+) -> Tensor:
     """The latent's divisor (N or 1, C, 1, 1) at `rate`: a channel's factor times the rate's.
 
     `basic` (1, C, 1, 1); `scales` (R, 1, 1, 1) at the rate points 0 ... R - 1, log-linear between

@@ -1,8 +1,8 @@
 """The P-frame network of DCVC-HEM.
 
-    reference picture or feature --> features at three scales --> warped: contexts, mixed top-down
-    frame, contexts --> contextual encoder --> [bits] --> contextual decoder, contexts --> feature
-    feature --> picture, and kept for the next frame
+reference picture or feature --> features at three scales --> warped: contexts, mixed top-down
+frame, contexts --> contextual encoder --> [bits] --> contextual decoder, contexts --> feature
+feature --> picture, and kept for the next frame
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,14 @@ from vcodecs.contract import (
     VideoCodec,
     round_up,
 )
-from vcodecs.dcvc_hem.blocks import UNet, activated, analysis, hyper_decoder, hyper_encoder, synthesis
+from vcodecs.dcvc_hem.blocks import (
+    UNet,
+    activated,
+    analysis,
+    hyper_decoder,
+    hyper_encoder,
+    synthesis,
+)
 from vcodecs.dcvc_hem.prior import (
     SMALLEST_STEP,
     Parameters,
@@ -344,7 +351,7 @@ class DCVCHEM(VideoCodec):
         return (
             Stage("flow", ("optic_flow",), picture="flow", streams=()),
             Stage("motion", MOTION, picture="motion", streams=motion),
-            Stage("reconstruction", CONTEXT, streams=("latent", "latent_hyper")),
+            Stage("reconstruction", CONTEXT, streams=("latent", "latent_hyper"), frames=2),
             Stage("joint", MOTION + CONTEXT, frames=2),
             Stage("unrolled", MOTION + CONTEXT, frames=4),
         )
@@ -362,7 +369,11 @@ class DCVCHEM(VideoCodec):
         full = self.context_fusion_net.conv1_out.out_channels
         half = self.context_fusion_net.conv2_out.out_channels
         quarter = self.context_fusion_net.conv3_out.out_channels
-        contexts = {"context": (full, 1), "half_context": (half, 2), "quarter_context": (quarter, 4)}
+        contexts = {
+            "context": (full, 1),
+            "half_context": (half, 2),
+            "quarter_context": (quarter, 4),
+        }
 
         def graph(name, function, inputs, outputs, after_intra=False):  # noqa: ANN001
             specs = {key: GraphTensor(*value) for key, value in inputs.items()}
@@ -457,8 +468,6 @@ def _contexts(codec: DCVCHEM, motion_latent: Tensor, feature: Tensor) -> tuple[T
     return *contexts, codec.temporal_prior_encoder(contexts[2])
 
 
-def _frame_and_feature(
-    codec: DCVCHEM, latent: Tensor, *contexts: Tensor
-) -> tuple[Tensor, Tensor]:
+def _frame_and_feature(codec: DCVCHEM, latent: Tensor, *contexts: Tensor) -> tuple[Tensor, Tensor]:
     picture, feature = codec.reconstruct(latent, contexts)
     return picture.clamp(0, 1), feature

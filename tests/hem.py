@@ -1,0 +1,58 @@
+"""DCVC-HEM in tests: codecs with lively weights, smooth pictures, a look into a coded frame."""
+
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import torch
+from reference_fill import fill_codec
+from torch import Tensor
+
+import vcodecs
+from vcodecs import CodedFrame
+
+VIDEO, INTRA = "dcvc_hem", "dcvc_hem_intra"
+
+
+def lively(name, preset="tiny"):
+    """A codec with latents, motion and pictures that are far from zero."""
+    return fill_codec(vcodecs.create(name, preset)).eval()
+
+
+def picture(height, width, phase=0.0):
+    """A smooth picture (1, 3, height, width) that is different at every phase."""
+    rows = torch.arange(height).view(-1, 1) / 9
+    columns = torch.arange(width) / 7
+    waves = [torch.sin(columns + phase + c) * torch.cos(rows - phase / 2 + 2 * c) for c in range(3)]
+    return (0.5 + 0.35 * torch.stack(waves))[None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A coded frame and how it came about: what went into and out of every module, by its name;
+    symbols and scales of the latents as they were charged, motion first."""
+
+    coded: CodedFrame
+    inputs: dict[str, tuple]
+    outputs: dict[str, object]
+    symbols: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
+
+
+def record(codec, frame, reference, rate):
+    """Code one frame and look on."""
+    inputs, outputs = {}, {}
+
+    def keep(name):
+        def hook(module, given, made):
+            inputs[name], outputs[name] = given, made
+
+        return hook
+
+    hooks = [child.register_forward_hook(keep(name)) for name, child in codec.named_children()]
+    model = codec.gaussian if codec.name == INTRA else codec.laplace
+    with patch.object(model, "of_symbols", wraps=model.of_symbols) as charged, torch.no_grad():
+        coded = codec(frame, reference, rate)
+    for hook in hooks:
+        hook.remove()
+    symbols, scales = zip(*(call.args for call in charged.call_args_list), strict=True)
+    return Record(coded, inputs, outputs, symbols, scales)
