@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vcodecs import VideoCodec
+from vcodecs import Reference, VideoCodec
 from vcodecs.layers import GDN
+
+SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,57 @@ class Tap:
 
 
 def find_taps(codec: VideoCodec) -> tuple[str, ...]:
-    """Names of the taps: every block with weights right below a decoder module.
+    """Names of the taps: the largest blocks of the decoder that make one feature of one.
 
-    Normalisations are left out (they only rescale), and so is what yields no feature map.
+    Chains are taken apart into their links, and so is a block that reads or yields several
+    tensors. Normalisations are left out (they only rescale), and so is what yields no feature map.
     """
-    names = []
-    for module_name in codec.decoder_modules():
-        module = codec.get_submodule(module_name)
-        if isinstance(module, nn.Sequential):
-            blocks = [(f"{module_name}.{key}", block) for key, block in module.named_children()]
-        else:
-            blocks = [(module_name, module)]
-        names += [name for name, block in blocks if _makes_features(block)]
-    return tuple(names)
+    simple = _simple_blocks(codec)
+    taps: list[str] = []
+    for name in codec.decoder_modules():
+        taps += _taps_in(name, codec.get_submodule(name), simple)
+    return tuple(taps)
+
+
+def _taps_in(name: str, block: nn.Module, simple: set[str]) -> list[str]:
+    if type(block) is not nn.Sequential and name in simple:
+        return [name] if _makes_features(block) else []
+    inside = [_taps_in(f"{name}.{key}", part, simple) for key, part in block.named_children()]
+    return [tap for taps in inside for tap in taps]
+
+
+@torch.no_grad()
+def _simple_blocks(codec: VideoCodec) -> set[str]:
+    """Modules that make one feature map of one, as seen while two P frames are coded."""
+    seen: dict[str, bool] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, inputs: tuple, named: dict, output: object) -> None:
+            one = len(inputs) == 1 and not named and _is_map(inputs[0]) and _is_map(output)
+            seen[name] = seen.get(name, True) and one
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(note(name), with_kwargs=True)
+        for name, module in codec.named_modules()
+        if name
+    ]
+    training = codec.training
+    frame = torch.zeros(1, 3, SIDE, SIDE, device=next(codec.parameters()).device)
+    try:
+        codec.eval()
+        coded = codec.code(frame, Reference(frame), codec.rates()[0], None)
+        codec.code(frame, coded.reference, codec.rates()[0], None)
+    finally:
+        codec.train(training)
+        for hook in hooks:
+            hook.remove()
+    return {name for name, one in seen.items() if one}
+
+
+def _is_map(x: object) -> bool:
+    return isinstance(x, Tensor) and x.dim() == 4
 
 
 def _makes_features(block: nn.Module) -> bool:

@@ -270,8 +270,6 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
     tied = {f"reference_{name}" for name, _ in codec.tied_channels()}
     makers = [m.layer for m in group.producers()]
     inside = codec.decoder_modules()
-    if any(_module_of(name) not in inside for name in makers):
-        return "its channels are added to or shared with a tensor that the encoder makes"
     doors = [m.layer.partition(":") for m in group.members if _is_door(m.layer)]
     for kind, _, name in doors:
         if kind == "entry" and name not in tied:
@@ -279,6 +277,9 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             return f"tied to {what}, which comes from outside with all its channels"
     if traced.steering.intersection(makers):
         return "a motion vector: its two channels are x and y"
+    sent = [n for n in traced.results.intersection(makers) if _module_of(n) not in inside]
+    if sent:
+        return "tied to what the encoder makes and sends: a latent keeps its channels"
     if traced.results.intersection(makers) or not group.consumers():
         return "a result of the decoder: shown, or read by the entropy coder"
     for kind, _, name in doors:

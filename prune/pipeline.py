@@ -21,6 +21,7 @@ from prune.recipe import TrainSection, phases_of, settings_of
 from prune.shrink import check_same, masked_copy, shrunk_copy
 from prune.sparsify import Sparsifier
 from prune.steps import read_json, write_json
+from prune.trace import CONVOLUTIONS
 from prune.trainer import Companion, Trainer
 from vcodecs import VideoCodec, checkpoints
 
@@ -195,7 +196,7 @@ def _tap(job: Job, teacher: VideoCodec, name: str, kept: dict[str, list[int]] | 
     layers = [
         f"{name}.{key}" if key else name
         for key, layer in block.named_modules()
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+        if isinstance(layer, CONVOLUTIONS)
     ]
     layers = [layer for layer in layers if layer in _layers_in_groups(job, teacher)] or [name]
     first, last = layers[0], layers[-1]

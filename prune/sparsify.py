@@ -52,6 +52,7 @@ class Sparsifier:
         )
         self.thresholds = nn.Parameter(torch.full((len(self.groups),), START, device=device))
         self.multiplier = 0.0
+        self.stage = ""
         self.beta = 1.0
         self.target = 1.0
         self.keep = 1.0
@@ -69,6 +70,9 @@ class Sparsifier:
         """Set every gate for the coming forward passes, and the penalty of its MACs."""
         self.beta = beta_at(self.settings.beta, progress)
         self.target = self.target_at(progress)
+        if stage.name != self.stage:
+            # What the last stage's modules were pressed with says nothing about this one's.
+            self.stage, self.multiplier = stage.name, 0.0
         trained = [m for m in stage.modules if m in self.codec.decoder_modules()]
         counts = []
         for i, masked in enumerate(self.groups):
@@ -101,6 +105,7 @@ class Sparsifier:
             "centres": self.centres.cpu(),
             "spreads": self.spreads.cpu(),
             "multiplier": self.multiplier,
+            "stage": self.stage,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -108,7 +113,7 @@ class Sparsifier:
             self.thresholds.copy_(state["thresholds"])
         self.centres = state["centres"].to(self.thresholds.device)
         self.spreads = state["spreads"].to(self.thresholds.device)
-        self.multiplier = state["multiplier"]
+        self.multiplier, self.stage = state["multiplier"], state["stage"]
 
     # ------------------------------------------------------------------ masks
 

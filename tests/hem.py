@@ -1,8 +1,12 @@
 """DCVC-HEM in tests: codecs with lively weights, smooth pictures, a look into a coded frame."""
 
+import os
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 import torch
 from reference_fill import fill_codec
 from torch import Tensor
@@ -11,11 +15,25 @@ import vcodecs
 from vcodecs import CodedFrame
 
 VIDEO, INTRA = "dcvc_hem", "dcvc_hem_intra"
+both_codecs = pytest.mark.parametrize("name", [VIDEO, INTRA])
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE))
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE / "dcvc_hem_parity.npz").exists(),
+    reason=f"no reference data in {REFERENCE}: set LEANVC_REFERENCE to their folder",
+)
 
 
 def lively(name, preset="tiny"):
     """A codec with latents, motion and pictures that are far from zero."""
     return fill_codec(vcodecs.create(name, preset)).eval()
+
+
+@cache
+def official(name):
+    """The official preset with made-up weights. Nobody changes it."""
+    return lively(name, "official")
 
 
 def picture(height, width, phase=0.0):

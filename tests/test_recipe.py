@@ -1,65 +1,22 @@
-"""Recipes: what is taken, and how each fault is told."""
+"""Recipes: what is taken, and how faults of settings are told."""
 
-import copy
-import math
+from functools import partial
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from recipe_text import TEXT, fault, load, write
 
+import vcodecs
 from prune.job import Job
 from prune.load import load_recipe
-from prune.recipe import Recipe, TeacherRecipe
+from prune.recipe import Recipe, TeacherRecipe, settings_of
 from vcodecs import UserError
-
-TEXT = """\
-codec:
-  name: dcvc
-  preset: tiny
-  lambda: 512
-data:
-  train: procedural
-  eval: {kind: procedural, clips: 1, frames: 2, height: 64, width: 96}
-  crop: 64
-prune:
-  budget: 0.5
-  align: 1
-train:
-  phases:
-    - {stage: motion, steps: 3}
-    - stage: joint
-      steps: 2
-finetune:
-  phases: []
-evaluate: {frames: 2, gop: 2}
-measure: {height: 64, width: 64}
-"""
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Writes a recipe: `TEXT`, or with one part of it replaced."""
-
-    def write(old="", new="", text=TEXT):
-        assert old in text
-        path = tmp_path / "mine.yaml"
-        path.write_text(text.replace(old, new) if old else text, encoding="utf-8")
-        return path
-
-    return write
-
-
-def load(path, *overrides):
-    return load_recipe(path, overrides, Recipe)
-
-
-def fault(path, *overrides, of=load):
-    """The one line that a bad recipe is answered with."""
-    with pytest.raises(UserError) as caught:
-        of(path, *overrides)
-    (line,) = str(caught.value).splitlines()
-    return line
+    """Writes the recipe, or with one part of it replaced."""
+    return partial(write, tmp_path)
 
 
 def check(path, *overrides):
@@ -161,6 +118,9 @@ def test_a_merged_section_can_be_changed_in_part_and_its_faults_have_lines(recip
         ("align: 1", "method: magic", 11, "prune.method", "'gradient-decay', 'straight-through'"),
         ("align: 1", "beta: {begin: 0.9, finish: 0.2}", 11, "prune.beta", "0.9 has to be less"),
         ("lambda: 512", "lambda: 0", 4, "codec.lambda", "greater than 0"),
+        ("lambda: 512", "lambda: [85, 0]", 4, "codec.lambda", "greater than 0"),
+        ("lambda: 512", "lambda: [85, .inf]", 4, "codec.lambda", "finite"),
+        ("lambda: 512", "lambda: [85, x]", 4, "codec.lambda", "number"),
         ("  name: dcvc\n", "", 1, "codec.name", "this setting is needed"),
         ("steps: 2", "steps: 0", 16, "train.phases.1.steps", "greater than or equal to 1"),
         ("steps: 2", "steps: 2.5", 16, "train.phases.1.steps", "valid integer"),
@@ -212,111 +172,61 @@ def test_a_long_value_is_shortened(recipe):
     assert len(fault(recipe(), f"{'x' * 4000}=1")) < 600
 
 
-# ---------------------------------------------------------------------- faults of YAML
+# ---------------------------------------------------------------------- lambdas
+
+HEM = ("codec.name=dcvc_hem", "codec.lambda=[85, 170, 380, 840]")
+
+
+def lambdas(loaded):
+    """Rate points and lambdas that the recipe's codec is trained with."""
+    codec = vcodecs.create(loaded.codec.name, loaded.codec.preset)
+    tradeoff = settings_of(loaded, loaded.train, codec).tradeoff
+    return dict(zip(tradeoff.points, tradeoff.lagrangians, strict=True))
+
+
+def test_a_codec_of_one_lambda_takes_a_number_or_a_list_of_one(recipe):
+    assert lambdas(load(recipe())) == {None: 512}
+    assert lambdas(load(recipe("lambda: 512", "lambda: [256]"))) == {None: 256}
+
+
+def test_a_codec_of_many_rates_takes_a_lambda_for_each_of_its_rate_points(recipe):
+    expected = {0: 85, 1: 170, 2: 380, 3: 840}
+    assert lambdas(load(recipe(), *HEM)) == expected
+    path = recipe("name: dcvc", "name: dcvc_hem").read_text()
+    path = recipe("lambda: 512", "lambda: [85, 170, 380, 840]", text=path)
+    assert lambdas(load(path)) == expected
+
+
+def test_the_other_settings_of_a_training_come_from_its_own_section(recipe):
+    loaded = load(
+        recipe("phases: []", "phases: []\n  clip_norm: 2.5\n  intra_noise: 0.1"), "seed=3"
+    )
+    codec = vcodecs.create("dcvc", "tiny")
+    own = settings_of(loaded, loaded.finetune, codec)
+    assert (own.clip_norm, own.intra_noise, own.seed) == (2.5, 0.1, 3)
+    assert settings_of(loaded, loaded.train, codec).clip_norm == 1
+    assert own.tradeoff == settings_of(loaded, loaded.train, codec).tradeoff
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("name", "written", "told"),
     [
-        ("", 1, "holds no settings"),
-        ("# nothing yet\n", 1, "holds no settings"),
-        ("just words", 1, "holds no settings"),
-        ("- a\n- b\n", 1, "holds no settings"),
-        ("a: 1\nb: c: d\n", 2, "not valid YAML: mapping values are not allowed here"),
-        ("a: 1\n\tb: 2\n", 2, "not valid YAML"),
-        ("a: [1, 2\nb: 3\n", 2, "not valid YAML"),
-        ("a: 'open\n", 2, "not valid YAML"),
-        ("a: 1\nb: \x07\n", 2, "not valid YAML: an unprintable character"),
-        ("a: 1\nb: 2\na: 3\n", 3, "a: this key is there twice"),
-        ("a: {b: 1, b: 2}\n", 1, "b: this key is there twice"),
-        ("a: 1\n7: 2\n", 2, "a key has to be a name"),
-        ("a: 1\n? [x]\n: 2\n", 2, "a key has to be a name"),
-        ("null: 1\n", 1, "a key has to be a name"),
-        ("a: *nowhere\n", 1, "undefined alias"),
-        ("a: &a [*a]\n", 1, "an alias within its own anchor"),
-        ("a: &a {b: *a}\n", 1, "an alias within its own anchor"),
-        ("a: 1\nb: !!int word\n", 2, '"word" is no value of int'),
-        ("a: 1\nb: !!timestamp word\n", 2, '"word" is no value of timestamp'),
-        ("a: !!python/object:os.system x\n", 1, "could not determine a constructor"),
-        ("a: " + "9" * 5000 + "\n", 1, "is no value of int"),
-        ("[" * 5000, 1, "nested too deeply"),
-        ("a: 1\n---\nb: 2\n", 2, "expected a single document"),
-        ("x: &x {a: 1}\ny:\n  <<: [*x, *x]\n", 3, "<< takes one alias"),
+        ("dcvc", "[85, 170]", "codec dcvc has 1 rate point: give one number"),
+        ("dcvc", "[]", "codec dcvc has 1 rate point: give one number"),
+        ("dcvc_hem", "512", "codec dcvc_hem has 4 rate points: give a list of 4"),
+        ("dcvc_hem", "[85, 170, 380]", "codec dcvc_hem has 4 rate points: give a list of 4"),
+        ("dcvc_hem_intra", "[1, 2, 3, 4, 5]", "codec dcvc_hem_intra has 4 rate points"),
     ],
 )
-def test_yaml_faults_are_one_line_with_a_line_number(recipe, text, line, told):
-    path = recipe(text=text)
-    message = fault(path)
-    assert message.startswith(f"recipe {path}:{line}: ")
-    assert told in message
-
-
-def test_a_few_lines_of_aliases_that_stand_for_billions_of_values_are_read_at_once(recipe):
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    assert "a0: no such setting" in fault_lines(recipe(text=TEXT + "\n".join(lines)))[0]
-
-
-def fault_lines(path):
-    with pytest.raises(UserError) as caught:
-        load(path)
-    return str(caught.value).splitlines()
-
-
-def test_what_is_no_utf_8_text_is_refused(tmp_path):
-    path = tmp_path / "latin.yaml"
-    path.write_bytes("codec: {name: é}".encode("latin-1"))
-    assert fault(path) == f"recipe {path}: not UTF-8 text"
-    path.write_bytes(TEXT.encode("utf-16"))
-    assert fault(path) == f"recipe {path}: not UTF-8 text"
-
-
-def test_a_byte_order_mark_does_no_harm(tmp_path):
-    path = tmp_path / "mark.yaml"
-    path.write_text(TEXT, encoding="utf-8-sig")
-    assert load(path).codec.name == "dcvc"
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert fault(tmp_path / "none.yaml").endswith("cannot be read (No such file or directory)")
-    assert fault(tmp_path).endswith("cannot be read (Is a directory)")
-
-
-# ---------------------------------------------------------------------- faults in overrides
-
-
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("prune.budget", "write it as dotted.key=value"),
-        ("=1", "write it as dotted.key=value"),
-        ("prune..budget=1", "write it as dotted.key=value"),
-        (".".join("a" * 30) + "=1", "write it as dotted.key=value"),
-        ("prune.budget=2", "prune.budget: Input should be less than or equal to 1 (it is 2)"),
-        ("prune.budget=", "prune.budget: Input should be a valid number (it is null)"),
-        ("prune.bugdet=1", "prune.bugdet: no such setting (did you mean budget?)"),
-        ("prune=1", "prune: a section is expected, with settings of align, beta"),
-        ("prune.beta.begin=0.95", "prune.beta: begin 0.95 has to be less than finish 0.9"),
-        ("codec={}", "codec.name: this setting is needed"),
-        ("train.phases.2.steps=5", "train.phases is a list of 2 entries, counted from 0; '2'"),
-        ("train.phases.-1.steps=5", "train.phases is a list of 2 entries"),
-        ("train.phases.x=5", "train.phases is a list of 2 entries"),
-        (f"train.phases.{'9' * 5000}.steps=5", "train.phases is a list of 2 entries"),
-        ("train.phases.0=5", "train.phases.0: a section is expected"),
-        ("train.phases.0.steps.x=5", "train.phases.0.steps is 3 and has no keys"),
-        ("data.train.path=x", 'data.train is "procedural" and has no keys'),
-        ("nonsense.deeper.still=1", "nonsense: no such setting"),
-        ("seed=[1", "seed: not valid YAML"),
-        ("seed={a: 1, a: 2}", "seed: a: this key is there twice"),
-        ("seed=*x", "seed: not valid YAML"),
-        ("seed=!!float x", 'seed: "x" is no value of float'),
-        ("seed=\ud800", "seed: not valid YAML: an unprintable character"),
-    ],
-)
-def test_a_faulty_override_is_told_as_such(recipe, override, told):
-    message = fault(recipe(), override)
-    assert message.startswith(f"override {override[:80]!r}"[:-1])
-    assert told in message
+def test_a_wrong_number_of_lambdas_is_told_before_anything_starts(recipe, name, written, told):
+    path = recipe("name: dcvc", f"name: {name}").read_text()
+    path = recipe("lambda: 512", f"lambda: {written}", text=path)
+    stages = [f"{key}.phases=[]" for key in ("train", "finetune")]
+    for of in (lambda path: check(path, *stages), lambda path: lambdas(load(path))):
+        message = fault(path, of=of)
+        assert message.startswith(f"recipe {path}:4: codec.lambda: {told}")
+    message = fault(path, f"codec.lambda={written}", of=lambda *given: lambdas(load(*given)))
+    assert message.startswith(f"override 'codec.lambda={written}': codec.lambda: {told}")
 
 
 # ---------------------------------------------------------------------- faults found with the data
@@ -372,96 +282,3 @@ def test_a_recipe_made_in_code_names_the_setting_without_a_line():
     content["codec"]["name"] = "none"
     message = fault(None, of=lambda _: Job(Recipe.model_validate(content), None).check())
     assert message.startswith("codec.name: ")
-
-
-# ---------------------------------------------------------------------- any mutation
-
-MUTATIONS = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=8),
-    st.sampled_from(["procedural", "", "~", "1e9999", "0x10", "-", math.inf, -math.inf, math.nan]),
-)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(st.one_of(st.text(max_size=6), st.integers()), inner, max_size=3),
-    ),
-    max_leaves=6,
-)
-
-
-def places(content):
-    """Every container of a tree with each of its keys."""
-    keys = content if isinstance(content, dict) else range(len(content))
-    for key in list(keys):
-        yield content, key
-        if isinstance(content[key], dict | list):
-            yield from places(content[key])
-
-
-def attempt(path, *overrides):
-    """Load; a failure has to be a UserError of whole lines that say where."""
-    try:
-        load(path, *overrides)
-    except UserError as error:
-        for line in str(error).splitlines():
-            assert line.startswith((f"recipe {path}", "override "))
-
-
-@MUTATIONS
-@given(data=st.data())
-def test_a_recipe_with_any_values_replaced_loads_or_is_a_user_error(recipe, data):
-    content = copy.deepcopy(yaml.safe_load(TEXT))
-    for _ in range(data.draw(st.integers(1, 3))):
-        container, key = data.draw(st.sampled_from([*places(content)] or [({}, None)]))
-        action = data.draw(st.sampled_from(["set", "drop", "add"]))
-        if action == "drop":
-            container.pop(key, None) if isinstance(container, dict) else container.pop(key)
-        elif action == "set" or isinstance(container, list):
-            container[key] = data.draw(VALUES)
-        else:
-            container[data.draw(st.text(max_size=6))] = data.draw(VALUES)
-    attempt(recipe(text=yaml.safe_dump(content, allow_unicode=True)))
-
-
-@MUTATIONS
-@given(
-    at=st.integers(0, len(TEXT)),
-    drop=st.integers(0, 30),
-    put=st.text(st.sampled_from("abc012 \n\t:-[]{}&*!|>'\"%@`#,?<=~.\x00\ud7ff\u2028"), max_size=8),
-)
-def test_a_recipe_with_any_stretch_of_text_replaced_loads_or_is_a_user_error(recipe, at, drop, put):
-    attempt(recipe(text=TEXT[:at] + put + TEXT[at + drop :]))
-
-
-KEYS = st.sampled_from(
-    ["prune", "budget", "train", "phases", "0", "1", "data", "eval", "codec", "lambda", "", "x"]
-)
-
-
-@MUTATIONS
-@given(
-    overrides=st.lists(
-        st.one_of(
-            st.text(max_size=20),
-            st.builds(
-                lambda keys, value: f"{'.'.join(keys)}={value}",
-                st.lists(KEYS, max_size=4),
-                st.one_of(st.text(max_size=12), SCALARS.map(str)),
-            ),
-        ),
-        max_size=3,
-    )
-)
-def test_any_overrides_are_taken_or_a_user_error(recipe, overrides):
-    attempt(recipe(), *overrides)

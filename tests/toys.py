@@ -315,6 +315,9 @@ class Rated(SubpelChain):
     ) -> CodedFrame:
         return super().code(frame * rate, reference, rate, upto)
 
+    def rates(self) -> tuple[float, ...]:
+        return 0.5, 1.0, 2.0
+
 
 class SharedLayer(Toy):
     """One layer reads two tensors in each frame, as a feature extractor does."""

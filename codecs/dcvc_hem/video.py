@@ -306,7 +306,7 @@ class DCVCHEM(VideoCodec):
         """What is expected of the motion latent; `previous` is the last frame's, if any."""
         prior = self.mv_hyper_prior_decoder(hyper)
         if previous is None:
-            previous = prior.new_zeros(len(prior), prior.shape[1] // 2, *prior.shape[2:])
+            previous = _nothing(prior, self.mv_y_q_basic)
         fused = self.mv_y_prior_fusion(torch.cat((prior, previous), dim=1))
         return parameters(fused, self.step_bound)
 
@@ -316,7 +316,7 @@ class DCVCHEM(VideoCodec):
         """What is expected of the latent; `previous` is the last frame's, if any."""
         prior = self.contextual_hyper_prior_decoder(hyper)
         if previous is None:
-            previous = prior.new_zeros(len(prior), prior.shape[1] // 2, *prior.shape[2:])
+            previous = _nothing(prior, self.y_q_basic)
         fused = self.y_prior_fusion(torch.cat((temporal, prior, previous), dim=1))
         return parameters(fused, self.step_bound)
 
@@ -446,6 +446,11 @@ RATES = (0.0, 1.0, 2.0, 3.0)
 def _three_convs(*widths: int) -> nn.Sequential:
     pairs = zip(widths, widths[1:], strict=False)
     return activated(*(conv(a, b, 3) for a, b in pairs), slope=0.2)
+
+
+def _nothing(prior: Tensor, basic: Tensor) -> Tensor:
+    """The latent before the first P frame: zeros, with a channel for each factor of `basic`."""
+    return prior.new_zeros(len(prior), basic.shape[1], *prior.shape[2:])
 
 
 def _halved(motion: Tensor) -> Tensor:
