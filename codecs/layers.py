@@ -40,7 +40,7 @@ class FoldedGDN(nn.Module):
 
 
 class Bound(LowerBound):
-    """max(x, `least`), whose gradient lets what fell below come back; no entry in the state dict."""
+    """max(x, `least`); its gradient lets what fell below come back. Not in the state dict."""
 
     def __init__(self, least: float) -> None:
         super().__init__(least)

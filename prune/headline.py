@@ -22,10 +22,16 @@ def headline(report: Report, folder: Path) -> str:
     for entry in report.quality:
         for point in entry.points:
             lost, gained = point.dense.psnr - point.sparse.psnr, point.sparse.bpp - point.dense.bpp
+            at = "" if point.rate is None else f", rate {point.rate:g}"
             lines.append(
-                f"quality: {entry.dataset}: {point.dense.psnr:.2f} -> {point.sparse.psnr:.2f} dB "
-                f"({-lost:+.2f}), {point.dense.bpp:.4f} -> {point.sparse.bpp:.4f} bpp "
+                f"quality: {entry.dataset}{at}: {point.dense.psnr:.2f} -> {point.sparse.psnr:.2f} "
+                f"dB ({-lost:+.2f}), {point.dense.bpp:.4f} -> {point.sparse.bpp:.4f} bpp "
                 f"({gained:+.4f})"
+            )
+        if entry.bd_psnr_db is not None and entry.bd_rate_percent is not None:
+            lines.append(
+                f"quality: {entry.dataset}: BD-PSNR {entry.bd_psnr_db:+.2f} dB, "
+                f"BD-rate {entry.bd_rate_percent:+.1f} %"
             )
     lines.append(
         f"gates:   masked = shrunk to {parity.masked_vs_shrunk:.1e}, "

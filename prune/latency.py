@@ -26,9 +26,10 @@ def compare_latency(
     """One row of the report's `latency`.
 
     `dense` and `sparse` are codecs with their bundle folders. A run is one pass through all
-    decoder graphs of a P frame behind another; dense and sparse runs alternate, and which comes first too, so
-    that what else the machine does hits both. `speedup` is the ratio within each pair. Reading
-    bits is not in it, nor the repetition of the auto-regressive graphs by position: network time.
+    decoder graphs of a P frame behind another; dense and sparse runs alternate, and which comes
+    first too, so that what else the machine does hits both. `speedup` is the ratio within each
+    pair. Reading bits is not in it, nor the repetition of the auto-regressive graphs by position:
+    network time.
     """
     threads = threads or os.cpu_count() or 1
     decoders = [_Decoder(codec, folder, height, width, threads, provider)

@@ -22,16 +22,17 @@ from vcodecs.contract import (
 )
 from vcodecs.dcvc_hem.blocks import (
     UNet,
-    activated,
     analysis,
     hyper_decoder,
     hyper_encoder,
     synthesis,
 )
 from vcodecs.dcvc_hem.prior import (
+    RATES,
     SMALLEST_STEP,
     Parameters,
     parameters,
+    prior_network,
     quantise,
     quantiser,
     second_parameters,
@@ -52,7 +53,6 @@ class IntraWidths:
 
 ENCODER = ("enc", "hyper_enc")
 DECODER = ("hyper_dec", "y_prior_fusion", "y_spatial_prior", "dec", "refine", "bit_estimator_z")
-RATES = (0.0, 1.0, 2.0, 3.0)
 
 
 class DCVCHEMIntra(VideoCodec):
@@ -76,8 +76,8 @@ class DCVCHEMIntra(VideoCodec):
         self.enc = analysis(3, n)
         self.hyper_enc = hyper_encoder(n, n)
         self.hyper_dec = hyper_decoder(n, n)
-        self.y_prior_fusion = _three_convs(2 * n, 3 * n, 3 * n, 3 * n)
-        self.y_spatial_prior = _three_convs(4 * n, 3 * n, 3 * n, 2 * n)
+        self.y_prior_fusion = prior_network(2 * n, 3 * n, 3 * n, 3 * n)
+        self.y_spatial_prior = prior_network(4 * n, 3 * n, 3 * n, 2 * n)
         self.dec = synthesis(n, w.decoded)
         self.refine = nn.Sequential(UNet(w.decoded, w.decoded, w.unet), conv(w.decoded, 3, 3))
         self.bit_estimator_z = BitEstimator(n)
@@ -168,8 +168,3 @@ class DCVCHEMIntra(VideoCodec):
 def _step_scale_mean(codec: DCVCHEMIntra, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     prior = codec.latent_parameters(hyper)
     return prior.step, prior.scale, prior.mean
-
-
-def _three_convs(*widths: int) -> nn.Sequential:
-    pairs = zip(widths, widths[1:], strict=False)
-    return activated(*(conv(a, b, 3) for a, b in pairs), slope=0.2)

@@ -9,13 +9,18 @@ the prior network predicts the third.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from vcodecs.dcvc_hem.blocks import activated
 from vcodecs.entropy import noisy, rounded
 from vcodecs.errors import UserError
+from vcodecs.layers import conv
 
+RATES = (0.0, 1.0, 2.0, 3.0)
+"""The rate points, from the fewest bits on."""
 SMALLEST_STEP = 0.5
 """Bound of both the channels' and the elements' factors."""
 SMALLEST_SCALE = 0.01
@@ -42,6 +47,11 @@ class Quantised:
     latent: Tensor
     symbols: Tensor
     scale: Tensor
+
+
+def prior_network(*widths: int) -> nn.Sequential:
+    """Convolutions from each of these widths to the next, of the fusion and spatial priors."""
+    return activated(*(conv(a, b, 3) for a, b in pairwise(widths)), slope=0.2)
 
 
 def parameters(fused: Tensor, bound: nn.Module) -> Parameters:
