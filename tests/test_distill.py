@@ -68,6 +68,24 @@ def test_normalisations_activations_estimators_and_the_encoder_have_no_taps():
     assert not {"mvDecoder_part1.1", "mvDecoder_part2.1", "bitEstimator_z"} & set(find_taps(CODEC))
 
 
+def test_blocks_that_read_or_yield_several_tensors_are_taken_apart():
+    taps = find_taps(vcodecs.create("dcvc_hem", "tiny"))
+    inside = [tap for tap in taps if tap.startswith("recon_generation_net")]
+    assert inside == [
+        f"recon_generation_net.{part}" for part in ("first_conv", "unet_1", "unet_2", "recon_conv")
+    ]
+    assert "feature_extractor.res_block2" in taps and "feature_extractor" not in taps
+    assert {"feature_adaptor_I", "feature_adaptor_P"} <= set(taps)
+
+
+def test_finding_taps_leaves_the_codec_as_it_was():
+    codec = vcodecs.create("dcvc_hem", "tiny").train()
+    state = torch.get_rng_state()
+    find_taps(codec)
+    assert codec.training and torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in codec.modules())
+
+
 def test_stages_that_train_no_decoder_module_are_left_out():
     names = [stage.name for stage in CODEC.stages()]
     assert [stage.name for stage in decoder_stages(CODEC)] == [n for n in names if n != "flow"]

@@ -303,6 +303,13 @@ def test_what_cannot_be_removed_stays_with_its_reason(kind, layer, words):
     assert words in reason(find_groups(kind()), layer)
 
 
+def test_what_the_encoder_adds_to_a_context_goes_with_its_channels():
+    channels = find_groups(toys.AddedByTheEncoder())
+    group = next(g for g in channels.groups if g.name == "context")
+    assert {m.layer for m in group.producers()} == {"context", "beside"}
+    assert {m.layer for m in group.consumers()} == {"picture.1", "beside", "last"}
+
+
 def test_one_group_that_cannot_be_removed_leaves_the_others_free():
     assert [g.name for g in find_groups(awkward.AddedSigmoid()).groups] == ["up.0"]
     assert [g.name for g in find_groups(awkward.SlicedAtFixedPlace()).groups] == ["left"]

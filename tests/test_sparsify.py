@@ -247,6 +247,18 @@ def test_a_stage_brings_its_own_modules_to_the_budget():
     assert float(COST.fraction(counts, others)) > 0.98
 
 
+def test_a_stage_starts_without_the_pressure_of_the_one_before():
+    companion = sparsifier(budget=0.3)
+    train(companion, 30, STAGES["motion"], begin=0.5, end=0.6)
+    assert companion.multiplier > 0
+    companion.begin_step(JOINT, 0.6)
+    assert companion.multiplier == 0
+    train(companion, 5, JOINT, begin=0.6, end=0.65)
+    pressure = companion.multiplier
+    companion.begin_step(JOINT, 0.65)
+    assert companion.multiplier == pressure != 0
+
+
 def test_a_stage_of_the_encoder_alone_asks_for_nothing():
     companion = sparsifier()
     companion.begin_step(Stage("flow", ("opticFlow",)), 0.5)

@@ -319,6 +319,28 @@ class Rated(SubpelChain):
         return 0.5, 1.0, 2.0
 
 
+class AddedByTheEncoder(Toy):
+    """The encoder has a residual block over the decoder's context, and uses it inside itself."""
+
+    def build(self) -> None:
+        self.context = conv(3, 6, 3)
+        self.picture = nn.Sequential(nn.ReLU(), conv(6, 3, 3))
+        self.up = deconv(LATENT, 3, 5, 4)
+        self.beside = conv(6, 6, 3)
+        self.last = nn.Conv2d(6, LATENT, STRIDE, STRIDE)
+
+    def code(
+        self, frame: Tensor, reference: Reference, rate: float | None, upto: str | None
+    ) -> CodedFrame:
+        context = self.context(reference.frame)
+        latent = torch.round(self.last(context + self.beside(context)) + self.encoder(frame))
+        picture = self.picture(context) + self.up(latent)
+        return CodedFrame(picture, Reference(picture), {"latent": self.charge(latent)})
+
+    def decoder_modules(self) -> tuple[str, ...]:
+        return "context", "picture", "up"
+
+
 class SharedLayer(Toy):
     """One layer reads two tensors in each frame, as a feature extractor does."""
 
