@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prune.cli import main
+from runs import finish, folder_with_recipe, start
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
@@ -33,3 +34,12 @@ def call(monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return answer
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a run that nothing happened to, and what it printed."""
+    folder = folder_with_recipe(tmp_path_factory.mktemp("undisturbed"))
+    status, output, errors = finish(start(folder, "small.yaml"))
+    assert status == 0, errors
+    return folder, output, errors

@@ -27,7 +27,11 @@ needs_reference = pytest.mark.skipif(
 
 def lively(name, preset="tiny"):
     """A codec with latents, motion and pictures that are far from zero."""
-    return fill_codec(vcodecs.create(name, preset)).eval()
+    codec = fill_codec(vcodecs.create(name, preset)).eval()
+    if name == VIDEO and preset == "tiny":
+        # Eight channels are too few for the motion's hyper latent to survive the rounding.
+        codec.mv_hyper_prior_encoder[-1].weight.data.mul_(10)
+    return codec
 
 
 @cache

@@ -1,12 +1,8 @@
 """Whole runs from the command line, on a decoder and clips that are as small as they can be."""
 
 import json
-import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -18,77 +14,18 @@ from prune.cli import OUT_OF_MEMORY, explanation
 from prune.macs import decoder_macs
 from prune.report import load_report
 from prune.run import command
-from prune.steps import RECORD, STATE
+from prune.steps import STATE
+from runs import (
+    ALL,
+    WEIGHTS,
+    finish,
+    folder_with_recipe,
+    killed_and_started_again,
+    start,
+    trained,
+    wait_for_saves,
+)
 from vcodecs import UserError, checkpoints
-
-RECIPE = """\
-codec: {name: dcvc, preset: tiny, lambda: 512}
-data:
-  train: procedural
-  eval: {kind: procedural, clips: 1, frames: 2, seed: 1000, height: 64, width: 64}
-  crop: 64
-  batch: 1
-  workers: 0
-prune: {budget: 0.5, align: 1}
-train:
-  device: cpu
-  checkpoint_seconds: 1.0e-6
-  phases:
-    - {stage: motion, steps: 6}
-    - {stage: joint, steps: 6}
-finetune:
-  device: cpu
-  checkpoint_seconds: 1.0e-6
-  phases:
-    - {stage: joint, steps: 6}
-evaluate: {frames: 2, gop: 2, pictures: 1}
-export: {height: 64, width: 64}
-measure: {height: 64, width: 128, latency_height: 64, latency_width: 64, runs: 1, threads: 1}
-output: out
-"""
-STEPS = 12
-WEIGHTS = "weights.safetensors"
-ALL = ["teacher", "sparse", "shrink", "finetune", "evaluate", "onnx", "onnx_dense", "measure"]
-
-
-def start(folder, *arguments):
-    """`python -m prune.run` in `folder`, with as many threads as every other one here."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "prune.run", *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background jobs ignore Ctrl-C, and so would their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
-def finish(process, timeout=240):
-    output, errors = process.communicate(timeout=timeout)
-    return process.returncode, output, errors
-
-
-def folder_with_recipe(folder):
-    (folder / "small.yaml").write_text(RECIPE)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """The folder of a run that nothing happened to, and what it printed."""
-    folder = folder_with_recipe(tmp_path_factory.mktemp("undisturbed"))
-    status, output, errors = finish(start(folder, "small.yaml"))
-    assert status == 0, errors
-    return folder, output, errors
-
-
-def trained(folder):
-    """The bytes of both trained checkpoints."""
-    return [(folder / "out" / step / WEIGHTS).read_bytes() for step in ("sparse", "finetune")]
-
 
 # ---------------------------------------------------------------------- killed and started again
 
@@ -96,45 +33,8 @@ def trained(folder):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_killed_while_it_sparsifies_ends_with_the_same_bytes(finished, tmp_path, seed):
     folder = folder_with_recipe(tmp_path)
-    saves = random.Random(seed).randint(1, STEPS // 2)  # a busy machine may miss some
-    process = start(folder, "small.yaml")
-    wait_for_saves(process, folder / "out" / "sparse" / STATE, saves)
-    process.kill()
-    finish(process)
-    assert process.returncode == -signal.SIGKILL
-    record = folder / "out" / "sparse" / RECORD
-    assert not json.loads(record.read_text())["done"]
-
-    process = start(folder, "small.yaml")
-    # What follows the training is not what this is about.
-    wait_until(process, lambda: is_done(folder / "out" / "finetune" / RECORD))
-    process.kill()
-    _, output, _ = finish(process)
-    assert "teacher: done before" in output
+    killed_and_started_again(folder, seed)
     assert trained(folder) == trained(finished[0])
-
-
-def wait_for_saves(process, path, count):
-    seen = set()
-
-    def enough():
-        if path.exists():
-            seen.add(path.stat().st_mtime_ns)  # inodes come back
-        return len(seen) >= count
-
-    wait_until(process, enough)
-
-
-def wait_until(process, condition):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def is_done(record):
-    return record.exists() and json.loads(record.read_text())["done"]
 
 
 def test_ctrl_c_is_answered_with_one_line_and_the_run_can_go_on(tmp_path):
