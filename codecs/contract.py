@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcodecs.errors import UserError
+from vcodecs.parts import module_of
 
 SIZE_MULTIPLE = 64
 """Frames are padded to multiples of this: four halvings, and two more of the hyperprior."""
@@ -57,7 +58,7 @@ class CodedFrame:
 
 @dataclass(frozen=True)
 class Stage:
-    """One training stage: the modules it trains and the loss it trains them with.
+    """One training stage: the modules (of `VideoCodec.parts`) it trains and with which loss.
 
     The loss is lambda * MSE(`picture`, original) + bits per pixel of `streams`. `picture` is
     "frame" or a prediction that `forward` can stop at; `frames` P frames are unrolled.
@@ -137,7 +138,11 @@ class VideoCodec(nn.Module, ABC):
 
     @abstractmethod
     def decoder_modules(self) -> tuple[str, ...]:
-        """Names of the direct children that run at the receiver."""
+        """Names of the modules that run at the receiver.
+
+        They are direct children; of a child that the receiver runs only in part they are the
+        parts that it does run, as dotted names.
+        """
 
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:
@@ -150,6 +155,24 @@ class VideoCodec(nn.Module, ABC):
     @abstractmethod
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The officially released state dict under this class's names (often the same)."""
+
+    def parts(self) -> tuple[str, ...]:
+        """Names of the modules that the codec consists of, each at one side or at both.
+
+        They are its direct children, one that only in part belongs to `decoder_modules` taken
+        apart (dotted names).
+        """
+        inside = self.decoder_modules()
+        names: list[str] = []
+        pending = [name for name, _ in self.named_children()]
+        while pending:
+            name = pending.pop(0)
+            if name not in inside and any(module_of(part, (name,)) for part in inside):
+                children = self.get_submodule(name).named_children()
+                pending = [f"{name}.{child}" for child, _ in children] + pending
+            else:
+                names.append(name)
+        return tuple(names)
 
     def tied_channels(self) -> tuple[tuple[str, str], ...]:
         """Pairs (field of `Reference`, producing module) that must lose the same channels."""

@@ -15,6 +15,7 @@ from distill.losses import distortion
 from distill.taps import Tap, listen, select, widen
 from distill.weights import AdaptiveWeights
 from vcodecs import Reference, Stage, VideoCodec
+from vcodecs.parts import module_of
 
 SOURCES = ("local", "network")
 
@@ -58,7 +59,7 @@ class Distiller:
         return []
 
     def begin_step(self, stage: Stage, progress: float) -> None:
-        self.active = {n for n in self.taps if n.split(".", 1)[0] in stage.modules}
+        self.active = {name for name in self.taps if module_of(name, stage.modules)}
         self._terms = {}
         self._reference = None
 

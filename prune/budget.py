@@ -10,6 +10,7 @@ from prune.macs import decoder_macs
 from prune.mask import convolution
 from vcodecs import VideoCodec
 from vcodecs.layers import GDN, SubpelConv
+from vcodecs.parts import module_of
 
 
 class CostModel:
@@ -59,8 +60,8 @@ class CostModel:
         return float(self.fraction(torch.tensor(floor, dtype=torch.float64), modules))
 
     def _rows(self, modules: Iterable[str]) -> Tensor:
-        wanted = set(modules)
-        return torch.tensor([n.split(".", 1)[0] in wanted for n in self.layers])
+        wanted = tuple(modules)
+        return torch.tensor([module_of(name, wanted) is not None for name in self.layers])
 
 
 def _widths(codec: VideoCodec, name: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import nn
 from prune.pruners import custom_pruners
 from prune.trace import CONVOLUTIONS, Traced, trace
 from vcodecs import UserError, VideoCodec
+from vcodecs.parts import module_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
     channels = Channels(())
     removable = []
     for group in groups:
-        made_here = [m.layer for m in group.producers() if _module_of(m.layer) in order]
+        made_here = [m.layer for m in group.producers() if module_of(m.layer, order)]
         if not made_here:
             continue
         reason = _why_fixed(codec, traced, group)
@@ -87,7 +88,7 @@ def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
             removable.append(replace(group, name=min(made_here, key=place.get)))
         else:
             channels.fixed |= dict.fromkeys(_made_by(codec, group), reason)
-    removable.sort(key=lambda g: (order[_module_of(g.name)], place[g.name]))
+    removable.sort(key=lambda g: (order[module_of(g.name, order)], place[g.name]))
     channels.groups = tuple(removable)
     _explain_the_rest(codec, channels)
     return channels
@@ -277,8 +278,7 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             return f"tied to {what}, which comes from outside with all its channels"
     if traced.steering.intersection(makers):
         return "a motion vector: its two channels are x and y"
-    sent = [n for n in traced.results.intersection(makers) if _module_of(n) not in inside]
-    if sent:
+    if any(not module_of(name, inside) for name in traced.results.intersection(makers)):
         return "tied to what the encoder makes and sends: a latent keeps its channels"
     if traced.results.intersection(makers) or not group.consumers():
         return "a result of the decoder: shown, or read by the entropy coder"
@@ -303,7 +303,7 @@ def _explain_the_rest(codec: VideoCodec, channels: Channels) -> None:
         has_weights = any(True for _ in layer.parameters(recurse=False))
         # What is inside a layer that Torch-Pruning knows as one goes with it.
         explained = not (known | channels.fixed.keys()).isdisjoint(_with_parents(name))
-        if has_weights and _module_of(name) in inside and not explained:
+        if has_weights and module_of(name, inside) and not explained:
             linear = isinstance(layer, nn.Linear)
             channels.fixed[name] = (
                 "a linear layer of its own: only the channels of convolutions are removed"
@@ -315,16 +315,12 @@ def _explain_the_rest(codec: VideoCodec, channels: Channels) -> None:
 def _made_by(codec: VideoCodec, group: Group) -> list[str]:
     """Layers of the decoder that make or rescale a group's channels."""
     inside = codec.decoder_modules()
-    return [m.layer for m in group.members if m.side != "in" and _module_of(m.layer) in inside]
+    return [m.layer for m in group.members if m.side != "in" and module_of(m.layer, inside)]
 
 
 def _with_parents(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
-
-
-def _module_of(layer: str) -> str:
-    return layer.split(".", 1)[0]
 
 
 def _is_door(layer: str) -> bool:

@@ -1,6 +1,7 @@
 """Counting multiply-accumulates with torch's own counter, on shapes alone."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vcodecs import Reference, VideoCodec
 from vcodecs.contract import round_up
 from vcodecs.layers import SubpelConv, fold
+from vcodecs.parts import module_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
             continue
         inputs = [torch.empty(s, device="meta") for s in graph.input_shapes().values()]
         _count(graph, inputs, by_layer)
-    return _macs(by_layer)
+    return _macs(by_layer, codec.decoder_modules())
 
 
 def encoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
@@ -49,12 +51,12 @@ def encoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     The sender runs the decoder's modules as well; they are not in this figure.
     """
     shadow = _shadow(codec)
-    names = [n for n, _ in codec.named_children() if n not in codec.decoder_modules()]
+    names = [name for name in codec.parts() if name not in codec.decoder_modules()]
     by_layer = _zero(shadow, names)
     frame = torch.empty(1, 3, round_up(height), round_up(width), device="meta")
     reference = Reference(frame)
     _count(_Coding(shadow, shadow.rates()[0]), [frame, reference], by_layer)
-    return _macs(by_layer)
+    return _macs(by_layer, names)
 
 
 class _Coding(nn.Module):
@@ -71,12 +73,12 @@ def _shadow(codec: VideoCodec) -> VideoCodec:
     return fold(copy.deepcopy(codec)).to("meta")
 
 
-def _zero(codec: nn.Module, modules: tuple[str, ...] | list[str]) -> dict[str, int]:
+def _zero(codec: nn.Module, modules: Sequence[str]) -> dict[str, int]:
     """Every layer with weights of these modules, at 0."""
     layers = {}
     inner = set()
     for name, module in codec.named_modules():
-        if name.split(".", 1)[0] not in modules or name in inner:
+        if module_of(name, modules) is None or name in inner:
             continue
         if isinstance(module, SubpelConv):
             inner.update(f"{name}.{child}" for child, _ in module.named_children())
@@ -88,23 +90,29 @@ def _zero(codec: nn.Module, modules: tuple[str, ...] | list[str]) -> dict[str, i
 
 @torch.no_grad()
 def _count(runner: nn.Module, inputs: list, by_layer: dict[str, int]) -> None:
-    """Add the MACs of one call of `runner`, whose attribute `codec` is the codec, by layer."""
-    counter = FlopCounterMode(display=False)
-    before: dict[str, list[int]] = {name: [] for name in by_layer}
+    """Add the MACs of one call of `runner`, whose attribute `codec` is the codec, by layer.
 
-    def enter(name: str):
-        return lambda *_: before[name].append(counter.get_total_flops())
+    A layer inside another (the one that steers a deformable convolution) counts for itself alone.
+    """
+    counter = FlopCounterMode(display=False)
+    elsewhere: list[int] = []
+    """Operations before each layer that is running now, or in layers inside it."""
+
+    def enter(*_: object) -> None:
+        elsewhere.append(counter.get_total_flops())
 
     def leave(name: str):
         def hook(*_: object) -> None:
-            by_layer[name] += (counter.get_total_flops() - before[name].pop()) // 2
+            own = counter.get_total_flops() - elsewhere.pop()
+            by_layer[name] += own // 2
+            elsewhere[:] = [count + own for count in elsewhere]
 
         return hook
 
     hooks = []
     for name in by_layer:
         layer = runner.codec.get_submodule(name)
-        hooks.append(layer.register_forward_pre_hook(enter(name)))
+        hooks.append(layer.register_forward_pre_hook(enter))
         hooks.append(layer.register_forward_hook(leave(name)))
     with counter:
         runner(*inputs)
@@ -112,15 +120,15 @@ def _count(runner: nn.Module, inputs: list, by_layer: dict[str, int]) -> None:
         hook.remove()
 
 
-def _macs(by_layer: dict[str, int]) -> Macs:
+def _macs(by_layer: dict[str, int], modules: Sequence[str]) -> Macs:
     by_module: dict[str, int] = {}
     for name, macs in by_layer.items():
-        module = name.split(".", 1)[0]
+        module = module_of(name, modules)
         by_module[module] = by_module.get(module, 0) + macs
     return Macs(by_layer, by_module)
 
 
 def parameters(codec: VideoCodec, modules: tuple[str, ...] | None = None) -> int:
-    """Number of weights, of all modules or of these direct children."""
+    """Number of weights, of all modules or of these."""
     names = [name for name, _ in codec.named_children()] if modules is None else modules
     return sum(p.numel() for name in names for p in codec.get_submodule(name).parameters())

@@ -16,6 +16,7 @@ from prune.methods import beta_at, factors
 from prune.recipe import PruneSection
 from prune.select import allowed_counts, choose
 from vcodecs import Stage, VideoCodec
+from vcodecs.parts import module_of
 
 PENALTY = 100.0
 """Quadratic weight of the augmented Lagrangian."""
@@ -76,7 +77,7 @@ class Sparsifier:
         trained = [m for m in stage.modules if m in self.codec.decoder_modules()]
         counts = []
         for i, masked in enumerate(self.groups):
-            learns = masked.group.name.split(".", 1)[0] in trained
+            learns = module_of(masked.group.name, trained) is not None
             masked.gate = self._gate(i, learns)
             counts.append(masked.gate.value.sum())
         counts = torch.stack(counts).cpu()

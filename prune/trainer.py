@@ -27,6 +27,7 @@ from prune.steps import STATE
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.files import replacing
 from vcodecs.intra import IntraCodec
+from vcodecs.parts import module_of
 
 LOG_EVERY = 10
 
@@ -298,9 +299,13 @@ def make_accelerator(settings: TrainerSettings) -> Accelerator:
 
 
 def select_modules(codec: nn.Module, names: Sequence[str]) -> None:
-    """Let only the parameters of these direct children (all for "*") be trained."""
-    for name, child in codec.named_children():
-        child.requires_grad_(name in names)
+    """Let of all modules' parameters only those of these modules be trained.
+
+    What the codec holds itself, in no module, is trained in every stage.
+    """
+    for name, parameter in codec.named_parameters():
+        if "." in name:
+            parameter.requires_grad_(module_of(name, names) is not None)
 
 
 def learning_rate_factor(phase: Phase, step: int) -> float:

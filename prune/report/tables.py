@@ -2,6 +2,7 @@
 
 from prune.report.cells import MINUS, Cell, Table, cell, digits, missing, prefixed, signed, words
 from prune.report.schema import PARITY_TOLERANCE, Latency, Pair, Quality, Report, Spread
+from vcodecs.parts import module_of
 
 # Compute
 
@@ -57,8 +58,7 @@ def channels_by_module(report: Report) -> dict[str, tuple[int, int]]:
     known = report.macs.decoder.by_module
     counts: dict[str, tuple[int, int]] = {}
     for layer, pair in (report.channels.by_layer if report.channels else {}).items():
-        homes = [name for name in known if layer == name or layer.startswith(f"{name}.")]
-        home = max(homes, key=len, default=layer.split(".")[0])
+        home = module_of(layer, known) or layer.split(".")[0]
         if pair.dense is not None and pair.sparse is not None:
             dense, sparse = counts.get(home, (0, 0))
             counts[home] = (dense + pair.dense, sparse + pair.sparse)
