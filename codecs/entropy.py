@@ -24,9 +24,13 @@ def noisy(x: Tensor) -> Tensor:
     return x + torch.empty_like(x).uniform_(-0.5, 0.5)
 
 
-def information(likelihood: Tensor) -> Tensor:
-    """Bits (N,) of the symbols with these likelihoods (N, C, H, W)."""
-    bits = torch.clamp(-torch.log2(likelihood + LIKELIHOOD_FLOOR), 0, 50)
+def information(likelihood: Tensor, floor: float = LIKELIHOOD_FLOOR) -> Tensor:
+    """Bits (N,) of the symbols with these likelihoods (N, C, H, W), 50 at most for each.
+
+    `floor` is added to each of them.
+    """
+    # The difference of two rounded CDFs may be a hair below zero, where there is no logarithm.
+    bits = torch.clamp(-torch.log2((likelihood + floor).clamp(min=0)), 0, 50)
     return bits.flatten(1).sum(1)
 
 
@@ -79,6 +83,27 @@ class GaussianBits(ScaleBits):
         return Normal(torch.zeros_like(scale), scale, validate_args=False).cdf(symbols)
 
 
+class NormalBits(nn.Module):
+    """Bits of plainly rounded latents under normal distributions around predicted means.
+
+    Here the mean is not taken off before rounding, so it need be no whole number. No floor is
+    added in eval mode: a symbol that float32 gives no probability costs 50 bits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale_bound = Bound(SMALLEST_SCALE)
+
+    def forward(self, latent: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """(N,) bits of `latent` (N, C, H, W), rounded in eval mode, in training with noise."""
+        latent = latent.float()
+        symbols = noisy(latent) if self.training else torch.round(latent)
+        deviation = self.scale_bound(deviation.float()).clamp(max=1e10)
+        normal = Normal(mean.float(), deviation, validate_args=False)
+        likelihood = normal.cdf(symbols + 0.5) - normal.cdf(symbols - 0.5)
+        return information(likelihood, LIKELIHOOD_FLOOR if self.training else 0.0)
+
+
 class CdfStage(nn.Module):
     """One link of the factorised CDF chain, a monotone function of each channel."""
 
@@ -95,10 +120,14 @@ class CdfStage(nn.Module):
 
 
 class BitEstimator(nn.Module):
-    """Factorised prior of the hyper latents: a CDF by channel (Balle et al., ICLR 2018, 6.1)."""
+    """Factorised prior of the hyper latents: a CDF by channel (Balle et al., ICLR 2018, 6.1).
 
-    def __init__(self, channels: int) -> None:
+    Where not `floored`, the floor is added in training alone.
+    """
+
+    def __init__(self, channels: int, floored: bool = True) -> None:
         super().__init__()
+        self.floored = floored
         self.f1 = CdfStage(channels)
         self.f2 = CdfStage(channels)
         self.f3 = CdfStage(channels)
@@ -111,4 +140,5 @@ class BitEstimator(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """(N,) bits of integer values (eval) or values with noise (training)."""
         latent = latent.float()
-        return information(self.cdf(latent + 0.5) - self.cdf(latent - 0.5))
+        floor = LIKELIHOOD_FLOOR if self.floored or self.training else 0.0
+        return information(self.cdf(latent + 0.5) - self.cdf(latent - 0.5), floor)

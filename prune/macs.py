@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from prune.deform_macs import FORMULAS
 from vcodecs import Reference, VideoCodec
 from vcodecs.contract import round_up
 from vcodecs.layers import SubpelConv, fold
@@ -32,8 +33,8 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     It is one behind another P frame; layers that only the first one needs count 0.
 
     Counted: convolutions, transposed ones over their input positions, masked ones densely, GDN as
-    the 1x1 convolution that it is. Not counted, as by torch's counter: warping, activations,
-    element-wise arithmetic.
+    the 1x1 convolution that it is, deformable ones with what their fetching takes. Not counted,
+    as by torch's counter: warping, activations, element-wise arithmetic.
     """
     shadow = _shadow(codec)
     by_layer = _zero(shadow, codec.decoder_modules())
@@ -94,7 +95,7 @@ def _count(runner: nn.Module, inputs: list, by_layer: dict[str, int]) -> None:
 
     A layer inside another (the one that steers a deformable convolution) counts for itself alone.
     """
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     elsewhere: list[int] = []
     """Operations before each layer that is running now, or in layers inside it."""
 

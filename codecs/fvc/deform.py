@@ -1,0 +1,33 @@
+"""Deformable convolution: every tap fetches its input from where a learnt offset points."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from vcodecs.layers import conv
+
+GROUPS = 8
+"""Consecutive, equal parts of the input's channels; each has offsets of its own."""
+TAPS = 9
+
+
+class DeformableConv(nn.Module):
+    """A 3x3 deformable convolution, not modulated (Dai et al., ICCV 2017), without a bias.
+
+    `conv_offset` makes the offsets: by group, tap (row by row) and direction (down, right), in
+    pixels of the input. It starts at zero, which is a plain convolution.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        self.conv_offset = conv(channels, GROUPS * TAPS * 2, 3)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor, steering: Tensor) -> Tensor:
+        """`x` (N, C, H, W), fetched bilinearly, zero outside; `steering` has the same shape."""
+        # Coordinates need float32 also where the networks run in half precision.
+        offsets = self.conv_offset(steering).float()
+        return deform_conv2d(x.float(), offsets, self.weight.float(), padding=1)

@@ -1,0 +1,284 @@
+"""The P-frame network of FVC.
+
+reference, frame --> features of half the size --> motion encoder --> [bits] --> offsets
+reference's features --> fetched by the offsets, refined: aligned features
+frame's features - aligned --> residual encoder --> [bits] --> residual decoder, + aligned
+--> (fusion with the features of up to three decoded pictures) --> picture
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcodecs.contract import (
+    CodedFrame,
+    DecoderGraph,
+    GraphTensor,
+    Reference,
+    Stage,
+    VideoCodec,
+    round_up,
+)
+from vcodecs.entropy import BitEstimator, NormalBits, noisy, rounded
+from vcodecs.fvc.fusion import Fusion
+from vcodecs.fvc.networks import (
+    Aligner,
+    Analysis,
+    EntropyParameters,
+    FeatureDecoder,
+    FeatureEncoder,
+    HyperDecoder,
+    HyperEncoder,
+    Synthesis,
+)
+from vcodecs.fvc.start import start_as_copier
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels: of features (a multiple of 8), of the motion latent, of the residual's latent.
+
+    `wide`: the parameter networks are so many times as wide as their latent. `fusion`: as in the
+    paper, and not in what was released.
+    """
+
+    feature: int = 64
+    motion: int = 128
+    latent: int = 128
+    wide: int = 4
+    fusion: bool = False
+
+
+FEATURES = ("Encoder", "Decoder")
+MOTION = ("aligner.offset_conv1", "aligner.offset_conv3", "aligner.offset_encoder")
+MOTION += ("aligner.offset_decoder", "aligner.deformable_convolution")
+MOTION += ("aligner.refine_conv1", "aligner.refine_conv2")
+MOTION += ("OffsetPriorEncoder", "OffsetPriorDecoder")
+MOTION += ("EntropyCoding_offsetf", "EntropyCoding_offsetz")
+RESIDUAL = ("resEncoder", "resDecoder")
+RESIDUAL_PRIOR = ("resPriorEncoder", "resPriorDecoder")
+RESIDUAL_PRIOR += ("EntropyCoding_residualf", "EntropyCoding_residualz")
+ENCODER_ONLY = ("aligner.offset_conv1", "aligner.offset_conv3", "aligner.offset_encoder")
+ENCODER_ONLY += ("OffsetPriorEncoder", "resEncoder", "resPriorEncoder")
+
+AUTOENCODER_SHARE = 0.1
+"""How much the features' own picture, coded without any loss, counts beside the decoded one."""
+
+
+class FVC(VideoCodec):
+    """One lambda a model; all that is kept between frames are decoded pictures."""
+
+    name = "fvc"
+    presets: Mapping[str, Widths] = {
+        "official": Widths(),
+        "small": Widths(48, 24, 32, 2),
+        "fusion": Widths(40, 24, 32, 2, fusion=True),
+        "tiny": Widths(8, 4, 6, 2),
+    }
+
+    def __init__(self, preset: str = "official") -> None:
+        super().__init__()
+        self.preset = preset
+        w = self.presets[preset]
+        self.Encoder = FeatureEncoder(w.feature)
+        self.Decoder = FeatureDecoder(w.feature)
+        self.aligner = Aligner(w.feature, w.motion)
+        self.OffsetPriorEncoder = HyperEncoder(w.motion)
+        self.OffsetPriorDecoder = HyperDecoder(w.motion)
+        self.EntropyCoding_offsetf = EntropyParameters(w.motion, w.wide * w.motion)
+        self.EntropyCoding_offsetz = BitEstimator(w.motion, floored=False)
+        self.resEncoder = Analysis(w.feature, w.latent)
+        self.resDecoder = Synthesis(w.latent, w.feature)
+        self.resPriorEncoder = HyperEncoder(w.latent)
+        self.resPriorDecoder = HyperDecoder(w.latent)
+        self.EntropyCoding_residualf = EntropyParameters(w.latent, w.wide * w.latent)
+        self.EntropyCoding_residualz = BitEstimator(w.latent, floored=False)
+        self.fusion = Fusion(w.feature) if w.fusion else None
+        self.normal = NormalBits()
+        if preset != "official":
+            start_as_copier(self)
+
+    # ------------------------------------------------------------------ estimation path
+
+    def code(
+        self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None
+    ) -> CodedFrame:
+        """The official estimation path; both latents are rounded plainly."""
+        before, now = self.Encoder(reference.frame), self.Encoder(frame)
+        aligned, motion_bits = self._code_motion(before, now)
+        auxiliary = None
+        if self.training:
+            seen = self.Decoder(now).float()
+            auxiliary = AUTOENCODER_SHARE * F.mse_loss(seen, frame)
+        if upto == "aligned":
+            return CodedFrame(self.Decoder(aligned).float(), reference, motion_bits, auxiliary)
+        latent, latent_bits = self._code_residual(now, aligned)
+        earlier = self._earlier(reference)
+        decoded = self.reconstruct(latent, aligned, before, earlier)
+        kept = decoded if self.training else decoded.clamp(0, 1)
+        following = None if earlier is None else shifted(reference.frame, earlier)
+        return CodedFrame(decoded, Reference(kept, following), motion_bits | latent_bits, auxiliary)
+
+    def _code_motion(self, before: Tensor, now: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        latent = self.aligner.encode(before, now)
+        hyper = self.OffsetPriorEncoder(latent)
+        hyper_hat = rounded(hyper)
+        bits = {
+            "motion": self.normal(latent, *self.motion_parameters(hyper_hat)),
+            "motion_hyper": self.EntropyCoding_offsetz(
+                noisy(hyper) if self.training else hyper_hat
+            ),
+        }
+        return self.aligner.align(before, rounded(latent)), bits
+
+    def _code_residual(self, now: Tensor, aligned: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        latent = self.resEncoder(now - aligned)
+        hyper = self.resPriorEncoder(latent)
+        hyper_hat = rounded(hyper)
+        bits = {
+            "latent": self.normal(latent, *self.latent_parameters(hyper_hat)),
+            "latent_hyper": self.EntropyCoding_residualz(
+                noisy(hyper) if self.training else hyper_hat
+            ),
+        }
+        return rounded(latent), bits
+
+    def _earlier(self, reference: Reference) -> Tensor | None:
+        """The two pictures before the reference (N, 6, H, W), where they are looked at.
+
+        Behind an I frame there are none: its own picture stands in for them.
+        """
+        if self.fusion is None or reference.feature is not None:
+            return reference.feature
+        return reference.frame.repeat(1, 2, 1, 1)
+
+    # ------------------------------------------------------------------ the receiver's functions
+
+    def motion_parameters(self, hyper: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the motion latent."""
+        return self.EntropyCoding_offsetf(self.OffsetPriorDecoder(hyper))
+
+    def latent_parameters(self, hyper: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the residual's latent."""
+        return self.EntropyCoding_residualf(self.resPriorDecoder(hyper))
+
+    def reconstruct(
+        self, latent: Tensor, aligned: Tensor, before: Tensor, earlier: Tensor | None
+    ) -> Tensor:
+        """The picture, not yet clamped. `before`: the reference's features; `earlier`: pictures."""
+        feature = aligned + self.resDecoder(latent)
+        if self.fusion is not None:
+            features = [self.Encoder(picture) for picture in earlier.chunk(2, 1)]
+            feature = self.fusion(feature, (before, *features))
+        return self.Decoder(feature).float()
+
+    # ------------------------------------------------------------------ contract
+
+    def decoder_modules(self) -> tuple[str, ...]:
+        return tuple(name for name in self._everything() if name not in ENCODER_ONLY)
+
+    def _everything(self) -> tuple[str, ...]:
+        return FEATURES + MOTION + RESIDUAL + RESIDUAL_PRIOR + self._fusing()
+
+    def _fusing(self) -> tuple[str, ...]:
+        return () if self.fusion is None else ("fusion",)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """As the official training: the residual is first learnt, then paid for."""
+        shown = FEATURES + RESIDUAL + self._fusing()
+        return (
+            Stage(
+                "alignment",
+                FEATURES + MOTION,
+                picture="aligned",
+                streams=("motion", "motion_hyper"),
+            ),
+            Stage("reconstruction", shown, streams=()),
+            Stage("residual", shown + RESIDUAL_PRIOR, streams=("latent", "latent_hyper")),
+            Stage("joint", self._everything()),
+            Stage("unrolled", self._everything(), frames=3),
+        )
+
+    def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same names. What belongs to modules that this network has not got is left out.
+
+        The official loader ignores every unknown tensor. Here one inside a known module, or any
+        beside a missing one, stays and is refused: it may be what is missing by another name.
+        """
+        if not self.state_dict().keys() <= state.keys():
+            return dict(state)
+        children = {name for name, _ in self.named_children()}
+        return {key: value for key, value in state.items() if key.split(".")[0] in children}
+
+    def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
+        """The receiver; with fusion, `previous_feature` is the `feature` of the frame before.
+
+        Behind an I frame it is that frame's picture twice.
+        """
+        size = round_up(height), round_up(width)
+        motion = self.aligner.offset_decoder.deconv1.in_channels
+        latent = self.resDecoder.deconv1.in_channels
+        feature = self.Decoder.deconv1.in_channels
+        fusing = self.fusion is not None
+        earlier = {"previous_feature": (6, 1)} if fusing else {}
+        before = {"reference_feature": (feature, 2)} if fusing else {}
+
+        def graph(name, function, inputs, outputs):  # noqa: ANN001
+            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+            return DecoderGraph(name, self, function, specs, outputs, size)
+
+        return (
+            graph(
+                "motion_parameters",
+                lambda codec, hyper: codec.motion_parameters(hyper),
+                {"motion_hyper": (self.OffsetPriorDecoder.deconv1.in_channels, 64)},
+                ("motion_mean", "motion_scale"),
+            ),
+            graph(
+                "alignment",
+                _aligned_for_fusion if fusing else _aligned,
+                {"motion_latent": (motion, 16), "reference": (3, 1), **earlier},
+                ("aligned", "reference_feature", "feature") if fusing else ("aligned",),
+            ),
+            graph(
+                "latent_parameters",
+                lambda codec, hyper: codec.latent_parameters(hyper),
+                {"latent_hyper": (self.resPriorDecoder.deconv1.in_channels, 64)},
+                ("latent_mean", "latent_scale"),
+            ),
+            graph(
+                "reconstruction",
+                _picture,
+                {"latent": (latent, 16), "aligned": (feature, 2), **before, **earlier},
+                ("frame",),
+            ),
+        )
+
+
+def shifted(reference: Tensor, earlier: Tensor) -> Tensor:
+    """The two pictures before the next frame's reference, the later one first."""
+    return torch.cat((reference, earlier[:, :3]), dim=1)
+
+
+def _aligned(codec: FVC, motion_latent: Tensor, reference: Tensor) -> Tensor:
+    return codec.aligner.align(codec.Encoder(reference), motion_latent)
+
+
+def _aligned_for_fusion(
+    codec: FVC, motion_latent: Tensor, reference: Tensor, earlier: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    before = codec.Encoder(reference)
+    return codec.aligner.align(before, motion_latent), before, shifted(reference, earlier)
+
+
+def _picture(
+    codec: FVC,
+    latent: Tensor,
+    aligned: Tensor,
+    before: Tensor | None = None,
+    earlier: Tensor | None = None,
+) -> Tensor:
+    return codec.reconstruct(latent, aligned, before, earlier).clamp(0, 1)
