@@ -75,7 +75,7 @@ class FVC(VideoCodec):
     presets: Mapping[str, Widths] = {
         "official": Widths(),
         "small": Widths(48, 24, 32, 2),
-        "fusion": Widths(40, 24, 32, 2, fusion=True),
+        "fusion": Widths(24, 24, 32, 2, fusion=True),
         "tiny": Widths(8, 4, 6, 2),
     }
 
