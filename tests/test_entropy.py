@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vcodecs.entropy import BitEstimator, LaplaceBits, information, noisy, rounded
+from vcodecs.entropy import BitEstimator, LaplaceBits, NormalBits, information, noisy, rounded
 
 DEAREST = -math.log2(1e-5)  # 16.61 bits
 
@@ -225,3 +225,43 @@ def test_it_learns_where_its_symbols_are():
         model(symbols).sum().backward()
         optimizer.step()
     assert float(model(symbols).detach()) < 0.7 * before
+
+
+# ---------------------------------------------------------------------- normal, not floored
+
+
+def normal_bits(symbol, mean, deviation):
+    """Closed form: the mass of a normal distribution within 0.5 of `symbol`."""
+    near, far = (abs(symbol - mean) + side for side in (-0.5, 0.5))
+    factor = 1 / (max(deviation, 1e-5) * math.sqrt(2))
+    mass = 0.5 * (math.erfc(near * factor) - math.erfc(far * factor))
+    return min(-math.log2(mass), 50) if mass > 0 else 50.0
+
+
+@given(latent=st.floats(-20, 20), mean=st.floats(-3, 3), deviation=st.floats(6, 50))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_normal_bits_are_those_of_the_rounded_latent_around_a_mean_that_is_not(
+    latent, mean, deviation
+):
+    bits = float(NormalBits().eval()(one(latent), one(mean), one(deviation)))
+    # float32 CDFs carry an error of 1e-7, small beside masses of 1e-5 and more.
+    expected = normal_bits(float(torch.tensor(latent).round()), mean, deviation)
+    assert bits == pytest.approx(expected, abs=0.05)
+
+
+def test_without_a_floor_a_symbol_of_no_probability_costs_50_bits_and_in_training_16_61():
+    model = NormalBits()
+    assert float(model.eval()(one(30), one(0), one(1.0))) == 50
+    assert float(model.train()(one(30), one(0), one(1.0))) == pytest.approx(DEAREST, 1e-5)
+    assert float(model.eval()(one(0), one(0), one(-1.0))) == 0, "deviations are at least 1e-5"
+
+
+def test_likelihoods_that_noise_makes_negative_are_none():
+    assert information(one(-1e-9), floor=0.0).item() == 50
+
+
+def test_hyper_latents_too_can_be_charged_without_a_floor():
+    far = one(1e4)
+    assert float(BitEstimator(1, floored=False).eval()(far)) == 50
+    assert float(BitEstimator(1).eval()(far)) == pytest.approx(DEAREST, 1e-5)
+    assert float(BitEstimator(1, floored=False).train()(far)) == pytest.approx(DEAREST, 1e-5)
