@@ -90,9 +90,10 @@ def _named(seen, frame):
         bits[name] += charged(symbols, *known, ERF_ENDS) - charged(symbols, *known, math.inf)
     named |= {f"bits_{name}": value for name, value in bits.items()}
     named["bpp"] = sum(bits.values()) / frame[0, 0].numel()
-    shown = {"mse": seen.coded.frame, "align": aligned_image, "input": own_image}
+    # The official loss takes the frame's own picture as it is, the others within their range.
+    shown = {"mse": seen.coded.frame, "align": aligned_image.clamp(0, 1), "input": own_image}
     for key, image in shown.items():
-        named[f"{key}_loss"] = F.mse_loss(image.clamp(0, 1), frame).numpy()
+        named[f"{key}_loss"] = F.mse_loss(image, frame).numpy()
     distortion = named["mse_loss"] + 0.1 * named["input_loss"]
     named["rd_loss"] = LAMBDA * distortion + named["bpp"]
     for name in PLAIN:

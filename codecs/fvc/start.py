@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from vcodecs.copier import DIFFERENCE_GAIN, keep_variance, zero
 from vcodecs.fvc.deform import DeformableConv
 from vcodecs.fvc.networks import Analysis, FeatureEncoder, ResidualBlock, Synthesis
-from vcodecs.layers import conv
 
 ACTIVATED = 2**0.5
 """Gain of a layer in front of an activation, which cuts half."""
@@ -36,12 +35,14 @@ def start_as_copier(codec: nn.Module) -> None:
     for block in (codec.Encoder.feature_extraction, codec.Decoder.recon_trunk):
         for part in (block.res1, block.res2, block.res3):
             _silence(part.conv2, carried)
-    _copy(codec.aligner.deformable_convolution, carried)
+    # Every channel, so that the residual is a difference in all of them.
+    _copy(codec.aligner.deformable_convolution)
+    codec.aligner.refine_conv2.weight.mul_(0.1)
     _silence(codec.aligner.refine_conv2, carried)
     # Not zero, so that gradients pass from the first step on.
     codec.resDecoder.deconv3.weight[:, :carried].mul_(0.001)
     if codec.fusion is not None:
-        _copy(codec.fusion.deformable_convolution, carried)
+        _copy(codec.fusion.deformable_convolution)
         codec.fusion.merge.weight.mul_(0.1)
         _silence(codec.fusion.merge, carried)
     first = codec.aligner.offset_conv1.weight
@@ -71,10 +72,6 @@ def _draw(codec: nn.Module) -> None:
                 keep_variance(layer, gain)
         elif isinstance(block, DeformableConv):
             zero(block.conv_offset)
-            # The variance is that of a plain convolution, which it is at first.
-            plain = conv(block.weight.shape[1], block.weight.shape[0], 3)
-            keep_variance(plain, 1.0)
-            block.weight.copy_(plain.weight)
 
 
 def _carry(codec: nn.Module, pixels: list[tuple], carried: int) -> None:
@@ -90,10 +87,9 @@ def _carry(codec: nn.Module, pixels: list[tuple], carried: int) -> None:
                 out.weight[COLOURS * i + colour, colour, row, column] = HALVED
 
 
-def _copy(layer: DeformableConv, carried: int) -> None:
-    layer.weight[:carried] = 0
-    for i in range(carried):
-        layer.weight[i, i, 1, 1] = 1
+def _copy(layer: DeformableConv) -> None:
+    """A layer that moves its input and leaves it otherwise as it is."""
+    nn.init.dirac_(layer.weight)
 
 
 def _silence(layer: nn.Conv2d, carried: int) -> None:
