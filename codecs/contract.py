@@ -59,6 +59,7 @@ class CodedFrame:
 class Stage:
     """One training stage: the modules it trains and the loss it trains them with.
 
+    `modules` are names of direct children, or of parameters that the codec holds itself.
     The loss is lambda * MSE(`picture`, original) + bits per pixel of `streams`. `picture` is
     "frame" or a prediction that `forward` can stop at; `frames` P frames are unrolled.
     """

@@ -121,6 +121,7 @@ def _macs(by_layer: dict[str, int]) -> Macs:
 
 
 def parameters(codec: VideoCodec, modules: tuple[str, ...] | None = None) -> int:
-    """Number of weights, of all modules or of these direct children."""
-    names = [name for name, _ in codec.named_children()] if modules is None else modules
-    return sum(p.numel() for name in names for p in codec.get_submodule(name).parameters())
+    """Number of weights, of the whole codec or of these direct children."""
+    if modules is None:
+        return sum(p.numel() for p in codec.parameters())
+    return sum(p.numel() for name in modules for p in codec.get_submodule(name).parameters())

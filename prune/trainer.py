@@ -298,9 +298,9 @@ def make_accelerator(settings: TrainerSettings) -> Accelerator:
 
 
 def select_modules(codec: nn.Module, names: Sequence[str]) -> None:
-    """Let only the parameters of these direct children (all for "*") be trained."""
-    for name, child in codec.named_children():
-        child.requires_grad_(name in names)
+    """Let only the parameters of these direct children be trained, and parameters so named."""
+    for name, part in [*codec.named_children(), *codec.named_parameters(recurse=False)]:
+        part.requires_grad_(name in names)
 
 
 def learning_rate_factor(phase: Phase, step: int) -> float:

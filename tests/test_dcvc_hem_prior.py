@@ -241,6 +241,12 @@ def test_a_codec_of_many_rates_cannot_code_without_one(name):
         lively(name)(frame, Reference(frame))
 
 
+@pytest.mark.parametrize("rates", [[0.0, -5.0], [9.0, 1.0], [float("nan"), 1.0]])
+def test_a_batch_with_a_rate_out_of_range_is_refused(rates):
+    with pytest.raises(UserError, match="out of range: give one from 0 to 3"):
+        rate_factor(torch.ones(4, 1, 1, 1), torch.tensor(rates))
+
+
 @both_codecs
 @pytest.mark.parametrize("rate", [-0.1, 3.01, 4, -1, math.nan, math.inf])
 def test_a_rate_out_of_range_is_refused(name, rate):

@@ -36,6 +36,13 @@ def test_official_dcvc_decodes_1080p_with_1533_gmac(official):
     assert decoder_macs(official, 1088, 1920).total == pytest.approx(1533.117e9, rel=0.005)
 
 
+def test_parameters_that_the_codec_holds_itself_count_as_well():
+    codec = vcodecs.create("dcvc_hem", "tiny")
+    own = sum(p.numel() for p in codec.parameters(recurse=False))
+    children = [name for name, _ in codec.named_children()]
+    assert parameters(codec) == parameters(codec, children) + own and own > 0
+
+
 def test_official_dcvc_decodes_with_5_324_440_parameters(official):
     assert parameters(official, official.decoder_modules()) == 5_324_440
     assert parameters(official) == 7_944_448

@@ -118,9 +118,9 @@ def test_a_merged_section_can_be_changed_in_part_and_its_faults_have_lines(recip
         ("align: 1", "method: magic", 11, "prune.method", "'gradient-decay', 'straight-through'"),
         ("align: 1", "beta: {begin: 0.9, finish: 0.2}", 11, "prune.beta", "0.9 has to be less"),
         ("lambda: 512", "lambda: 0", 4, "codec.lambda", "greater than 0"),
-        ("lambda: 512", "lambda: [85, 0]", 4, "codec.lambda.1", "greater than 0"),
-        ("lambda: 512", "lambda: [85, .inf]", 4, "codec.lambda.1", "finite"),
-        ("lambda: 512", "lambda: [85, x]", 4, "codec.lambda.1", "number"),
+        ("lambda: 512", "lambda: [85, 0]", 4, "codec.lambda", "greater than 0"),
+        ("lambda: 512", "lambda: [85, .inf]", 4, "codec.lambda", "finite"),
+        ("lambda: 512", "lambda: [85, x]", 4, "codec.lambda", "number"),
         ("  name: dcvc\n", "", 1, "codec.name", "this setting is needed"),
         ("steps: 2", "steps: 0", 16, "train.phases.1.steps", "greater than or equal to 1"),
         ("steps: 2", "steps: 2.5", 16, "train.phases.1.steps", "valid integer"),
@@ -195,6 +195,12 @@ def test_a_codec_of_many_rates_takes_a_lambda_for_each_of_its_rate_points(recipe
     path = recipe("name: dcvc", "name: dcvc_hem").read_text()
     path = recipe("lambda: 512", "lambda: [85, 170, 380, 840]", text=path)
     assert lambdas(load(path)) == expected
+
+
+def test_lambdas_rise_with_the_rates(recipe):
+    path = recipe("name: dcvc", "name: dcvc_hem").read_text()
+    path = recipe("lambda: 512", "lambda: [840, 85, 170, 380]", text=path)
+    assert "lambdas have to rise" in fault(path, of=lambda path: lambdas(load(path)))
 
 
 def test_the_other_settings_of_a_training_come_from_its_own_section(recipe):

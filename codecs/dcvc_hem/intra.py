@@ -124,7 +124,7 @@ class DCVCHEMIntra(VideoCodec):
         return DECODER
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("joint", ENCODER + DECODER),)
+        return (Stage("joint", (*ENCODER, *DECODER, "q_basic", "q_scale")),)
 
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)

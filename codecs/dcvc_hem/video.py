@@ -72,6 +72,8 @@ CONTEXT = ("feature_adaptor_I", "feature_adaptor_P", "feature_extractor", "conte
 CONTEXT += ("contextual_encoder", "contextual_hyper_prior_encoder")
 CONTEXT += ("contextual_hyper_prior_decoder", "temporal_prior_encoder", "y_prior_fusion")
 CONTEXT += ("y_spatial_prior", "contextual_decoder", "recon_generation_net", "bit_estimator_z")
+MOTION_STEPS = ("mv_y_q_basic", "mv_y_q_scale")
+CONTEXT_STEPS = ("y_q_basic", "y_q_scale")
 ENCODER_ONLY = ("optic_flow", "mv_encoder", "mv_hyper_prior_encoder", "contextual_encoder")
 ENCODER_ONLY += ("contextual_hyper_prior_encoder",)
 
@@ -242,13 +244,14 @@ class DCVCHEM(VideoCodec):
         return (("feature", "recon_generation_net.unet_2.up_conv2.up_dim"),)
 
     def stages(self) -> tuple[Stage, ...]:
-        motion = ("motion", "motion_hyper")
+        bits = ("motion", "motion_hyper"), ("latent", "latent_hyper")
+        motion, context = MOTION + MOTION_STEPS, CONTEXT + CONTEXT_STEPS
         return (
             Stage("flow", ("optic_flow",), picture="flow", streams=()),
-            Stage("motion", MOTION, picture="motion", streams=motion),
-            Stage("reconstruction", CONTEXT, streams=("latent", "latent_hyper"), frames=2),
-            Stage("joint", MOTION + CONTEXT, frames=2),
-            Stage("unrolled", MOTION + CONTEXT, frames=4),
+            Stage("motion", motion, picture="motion", streams=bits[0]),
+            Stage("reconstruction", context, streams=bits[1], frames=2),
+            Stage("joint", motion + context, frames=2),
+            Stage("unrolled", motion + context, frames=4),
         )
 
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
