@@ -74,7 +74,7 @@ class CodecSection(Section):
     preset: str = "official"
     checkpoint: str | None = Field(None, description="file, or the name of bundled weights")
     lagrangian: Lagrangian = Field(
-        1024, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
+        1024.0, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
     )
 
 

@@ -122,6 +122,11 @@ def test_frames_are_counted_at_their_padded_size():
     assert decoder_macs(codec, 128, 128).total == 4 * decoder_macs(codec, 64, 64).total
 
 
+def test_the_encoder_of_a_codec_of_many_rates_is_counted_without_values():
+    codec = vcodecs.create("dcvc_hem", "tiny")
+    assert encoder_macs(codec, 128, 64).total == 2 * encoder_macs(codec, 64, 64).total > 0
+
+
 def test_the_sender_alone_runs_the_encoder():
     macs = encoder_macs(toys.Joined(), 64, 64)
     assert macs.by_module == {"encoder": 3 * 6 * 16 * 16 * 16}

@@ -113,10 +113,11 @@ def rate_factor(scales: Tensor, rate: float | Tensor | None) -> Tensor:
     last = len(scales) - 1
     if rate is None:
         raise UserError(f"this codec serves many rates: give one from 0 to {last}")
-    rates = torch.as_tensor(rate, dtype=torch.float32, device=scales.device).reshape(-1)
+    rates = torch.as_tensor(rate, dtype=torch.float32).reshape(-1)
     if not ((rates >= 0) & (rates <= last)).all():
         wrong = ", ".join(f"{one:g}" for one in rates.tolist())
         raise UserError(f"rate {wrong} is out of range: give one from 0 to {last}")
+    rates = rates.to(scales.device)
     points = scales.flatten().clamp_min(SMALLEST_SCALE)
     nearest = rates.round().long().clamp(0, last)
     part = rates - nearest
