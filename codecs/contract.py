@@ -148,6 +148,11 @@ class VideoCodec(nn.Module, ABC):
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The receiver, cut at its entropy-decoding points; sides are rounded up to 64."""
 
+    def steady_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
+        """The graphs of a P frame behind another: what is counted and timed."""
+        graphs = self.decoder_graphs(height, width)
+        return tuple(graph for graph in graphs if not graph.after_intra)
+
     @abstractmethod
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The officially released state dict under this class's names (often the same)."""

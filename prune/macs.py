@@ -35,9 +35,7 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     """
     shadow = _shadow(codec)
     by_layer = _zero(shadow, codec.decoder_modules())
-    for graph in shadow.decoder_graphs(height, width):
-        if graph.after_intra:
-            continue
+    for graph in shadow.steady_graphs(height, width):
         inputs = [torch.empty(s, device="meta") for s in graph.input_shapes().values()]
         _count(graph, inputs, by_layer)
     return _macs(by_layer)

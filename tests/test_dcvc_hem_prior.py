@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from hem import INTRA, VIDEO, both_codecs, lively, picture, record
+from hem import INTRA, VIDEO, both_codecs, lively, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_fill import picture
 from torch import nn
 
 import vcodecs

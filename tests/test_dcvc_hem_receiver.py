@@ -9,7 +9,8 @@ import copy
 
 import pytest
 import torch
-from hem import INTRA, VIDEO, both_codecs, lively, picture, record
+from hem import INTRA, VIDEO, both_codecs, lively, record
+from reference_fill import picture
 
 import vcodecs
 from vcodecs import Reference

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hem import INTRA, VIDEO, both_codecs, lively, picture, record
+from hem import INTRA, VIDEO, both_codecs, lively, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_fill import picture
 
 import vcodecs
 from vcodecs import Reference

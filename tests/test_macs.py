@@ -1,14 +1,13 @@
 """Counted multiply-accumulates, against formulas and against the figures of the real codec."""
 
 import json
-import os
-from pathlib import Path
 
 import onnx
 import pytest
 import torch
 import toys
 from onnx import TensorProto, helper
+from reference_fill import REFERENCE, needs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,12 +15,7 @@ import vcodecs
 from prune.macs import decoder_macs, encoder_macs, parameters
 from prune.onnx_macs import bundle_macs, graph_macs
 
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "reference"
-REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE)) / "macs.json"
-with_reference = pytest.mark.skipif(
-    not REFERENCE.is_file(),
-    reason=f"no file {REFERENCE}: set LEANVC_REFERENCE to the folder of the reference figures",
-)
+with_reference = needs("macs.json")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def test_only_the_sender_of_official_dcvc_needs_830_gmac_more(official):
 @with_reference
 @pytest.mark.parametrize("role", ["decoder", "encoder"])
 def test_every_module_of_official_dcvc_needs_the_macs_of_the_reference(official, role):
-    modules = json.loads(REFERENCE.read_text())["codecs"]["dcvc"]["modules"]
+    modules = json.loads((REFERENCE / "macs.json").read_text())["codecs"]["dcvc"]["modules"]
     count = decoder_macs if role == "decoder" else encoder_macs
     found = count(official, 1088, 1920).by_module
     expected = {

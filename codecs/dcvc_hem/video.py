@@ -40,6 +40,7 @@ from vcodecs.dcvc_hem.prior import (
     RATES,
     SMALLEST_STEP,
     Parameters,
+    first_scales,
     parameters,
     prior_network,
     quantise,
@@ -101,11 +102,10 @@ class DCVCHEM(VideoCodec):
             start_as_copier(self)
 
     def _build_quantisers(self, w: Widths) -> None:
-        points = torch.logspace(0.25, -0.25, len(RATES)).reshape(-1, 1, 1, 1)
         self.mv_y_q_basic = nn.Parameter(torch.ones(1, w.motion, 1, 1))
-        self.mv_y_q_scale = nn.Parameter(points.clone())
+        self.mv_y_q_scale = first_scales()
         self.y_q_basic = nn.Parameter(torch.ones(1, w.latent, 1, 1))
-        self.y_q_scale = nn.Parameter(points.clone())
+        self.y_q_scale = first_scales()
 
     def _build_motion(self, w: Widths) -> None:
         self.optic_flow = SpyNet(w.flow)
@@ -283,7 +283,7 @@ class DCVCHEM(VideoCodec):
         return (
             graph(
                 "motion_parameters",
-                lambda codec, *known: _as_tuple(codec.motion_parameters(*known)),
+                lambda codec, *known: tuple(codec.motion_parameters(*known)),
                 {
                     "motion_hyper": (self.mv_hyper_prior_decoder[0].in_channels, 64),
                     "previous_motion_latent": (motion, 16),
@@ -292,7 +292,9 @@ class DCVCHEM(VideoCodec):
             ),
             graph(
                 "motion_second_parameters",
-                lambda codec, *known: _second(codec.mv_y_spatial_prior, *known),
+                lambda codec, first, *known: second_parameters(
+                    codec.mv_y_spatial_prior, first, Parameters(*known)
+                ),
                 {"motion_first": (motion, 16), **expected("motion", motion)},
                 ("motion_second_scale", "motion_second_mean"),
             ),
@@ -315,7 +317,7 @@ class DCVCHEM(VideoCodec):
             ),
             graph(
                 "latent_parameters",
-                lambda codec, *known: _as_tuple(codec.latent_parameters(*known)),
+                lambda codec, *known: tuple(codec.latent_parameters(*known)),
                 {
                     "latent_hyper": (self.contextual_hyper_prior_decoder[0].in_channels, 64),
                     "temporal_prior": (temporal, 16),
@@ -325,7 +327,9 @@ class DCVCHEM(VideoCodec):
             ),
             graph(
                 "latent_second_parameters",
-                lambda codec, *known: _second(codec.y_spatial_prior, *known),
+                lambda codec, first, *known: second_parameters(
+                    codec.y_spatial_prior, first, Parameters(*known)
+                ),
                 {"latent_first": (latent, 16), **expected("latent", latent)},
                 ("latent_second_scale", "latent_second_mean"),
             ),
@@ -346,16 +350,6 @@ def _nothing(prior: Tensor, basic: Tensor) -> Tensor:
 def _halved(motion: Tensor) -> Tensor:
     """Motion at half the size, its vectors half as long."""
     return F.interpolate(motion, scale_factor=0.5, mode="bilinear", align_corners=False) / 2
-
-
-def _as_tuple(prior: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-    return prior.step, prior.scale, prior.mean
-
-
-def _second(
-    network: nn.Module, first: Tensor, step: Tensor, scale: Tensor, mean: Tensor
-) -> tuple[Tensor, Tensor]:
-    return second_parameters(network, first, Parameters(step, scale, mean))
 
 
 def _contexts(codec: DCVCHEM, motion_latent: Tensor, feature: Tensor) -> tuple[Tensor, ...]:
