@@ -60,6 +60,7 @@ class CodedFrame:
 class Stage:
     """One training stage: the modules (of `VideoCodec.parts`) it trains and with which loss.
 
+    `modules` are names of direct children, or of parameters that the codec holds itself.
     The loss is lambda * MSE(`picture`, original) + bits per pixel of `streams`. `picture` is
     "frame" or a prediction that `forward` can stop at; `frames` P frames are unrolled.
     """
@@ -151,6 +152,11 @@ class VideoCodec(nn.Module, ABC):
     @abstractmethod
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The receiver, cut at its entropy-decoding points; sides are rounded up to 64."""
+
+    def steady_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
+        """The graphs of a P frame behind another: what is counted and timed."""
+        graphs = self.decoder_graphs(height, width)
+        return tuple(graph for graph in graphs if not graph.after_intra)
 
     @abstractmethod
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from vcodecs.motion import SpyNet
+
 DIFFERENCE_GAIN = 6.0
 """Makes the difference of frame and prediction, a few hundredths, a signal of about one."""
 GAINS = {
@@ -31,9 +33,7 @@ def start_as_copier(codec: nn.Module) -> None:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 keep_variance(layer, GAINS.get(name, 2**0.5))
-    for level in codec.opticFlow.moduleBasic:
-        level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
-        zero(level.conv5)
+    start_flow(codec.opticFlow)
     zero(codec.mvDecoder_part2[-1])
 
     copy_channels(codec.feature_extract[0], 0, 3)
@@ -44,21 +44,36 @@ def start_as_copier(codec: nn.Module) -> None:
     copy_channels(mixer, mixer.in_channels // 2, 3)
     for block in codec.contextualDecoder_part2[1:3]:
         zero(block.conv2)
-    last = codec.contextualDecoder_part2[3]
-    copy_channels(last, 0, 3)
-    # Not zero, so that gradients pass from the first step on; at 0.01 the noise of so many
-    # channels would drown the copied picture.
-    last.weight[:, 3:].normal_(0, 0.0005)
-
-    first = codec.contextualEncoder[0].weight
-    first[:, 3:6] = -first[:, 0:3]
-    first[:, 0:6] *= DIFFERENCE_GAIN
-    first[:, 6:] *= 0.1
+    show_colours(codec.contextualDecoder_part2[3])
+    see_difference(codec.contextualEncoder[0])
     for network in (codec.entropy_parameters, codec.entropy_parameters_mv):
         network[-1].weight.mul_(0.1)
         means = network[-1].out_channels // 2
         network[-1].bias[:means] = 0
         network[-1].bias[means:] = 1
+
+
+def start_flow(flow: SpyNet) -> None:
+    """No motion at first, and every level looks at the difference of its pictures."""
+    for level in flow.moduleBasic:
+        level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
+        zero(level.conv5)
+
+
+def see_difference(layer: nn.Conv2d) -> None:
+    """Make a layer over (frame, context) look at how the frame differs from the colours."""
+    first = layer.weight
+    first[:, 3:6] = -first[:, 0:3]
+    first[:, 0:6] *= DIFFERENCE_GAIN
+    first[:, 6:] *= 0.1
+
+
+def show_colours(layer: nn.Conv2d) -> None:
+    """Make a layer's picture its first three inputs."""
+    copy_channels(layer, 0, 3)
+    # Not zero, so that gradients pass from the first step on; at 0.01 the noise of so many
+    # channels would drown the copied picture.
+    layer.weight[:, 3:].normal_(0, 0.0005)
 
 
 def keep_variance(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:

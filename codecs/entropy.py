@@ -1,5 +1,7 @@
 """Rounding and the estimated bits of latents."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
@@ -34,7 +36,7 @@ def information(likelihood: Tensor, floor: float = LIKELIHOOD_FLOOR) -> Tensor:
     return bits.flatten(1).sum(1)
 
 
-class ScaleBits(nn.Module):
+class ScaleBits(nn.Module, ABC):
     """Bits of symbols under a zero-mean distribution with predicted scales.
 
     Scales are floored at `smallest` by a bound whose gradient, unlike a clamp's, lets one that
@@ -47,9 +49,9 @@ class ScaleBits(nn.Module):
         super().__init__()
         self.scale_bound = Bound(self.smallest)
 
+    @abstractmethod
     def cdf(self, symbols: Tensor, scale: Tensor) -> Tensor:
         """Cumulative probability at `symbols`."""
-        raise NotImplementedError
 
     def of_symbols(self, symbols: Tensor, scale: Tensor) -> Tensor:
         """(N,) bits of whole numbers, or of values with noise (N, C, H, W)."""

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from vcodecs import Reference, VideoCodec
+from vcodecs.contract import SIZE_MULTIPLE
 from vcodecs.layers import GDN
-
-SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _simple_blocks(codec: VideoCodec) -> set[str]:
         if name
     ]
     training = codec.training
-    frame = torch.zeros(1, 3, SIDE, SIDE, device=next(codec.parameters()).device)
+    frame = torch.zeros(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE, device=next(codec.parameters()).device)
     try:
         codec.eval()
         coded = codec.code(frame, Reference(frame), codec.rates()[0], None)

@@ -249,7 +249,7 @@ def command() -> None:
             f"--size {arguments.size}: write it as WIDTHxHEIGHT, in pixels, at most {largest} each"
         )
     path = checkpoints.find(arguments.checkpoint)
-    metadata = checkpoints.read_metadata(path) if path.suffix == ".safetensors" else {}
+    metadata = checkpoints.origin(path)
     if not {"codec", "preset"} <= set(metadata):
         raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
     codec = vcodecs.create(metadata["codec"], metadata["preset"], path)

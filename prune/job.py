@@ -15,6 +15,7 @@ from prune.groups import Channels, find_groups
 from prune.mask import relative_norms
 from prune.recipe import Recipe, phases_of, settings_of
 from prune.select import choose
+from prune.trainer import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
 from vcodecs.registry import codec_class
@@ -29,6 +30,7 @@ class Job:
     def __init__(self, recipe: Recipe, base: Path) -> None:
         self.recipe, self.base = recipe, base
         self.warnings: list[str] = []
+        self._settings: dict[str, TrainerSettings] = {}
 
     def check(self) -> None:
         """Everything that could stop the run later stops it here."""
@@ -111,6 +113,13 @@ class Job:
         with self.recipe.blame("evaluate.intra"):
             return create_intra(self.recipe.evaluate.intra)
 
+    def settings(self, key: str) -> TrainerSettings:
+        """Of the section `train` or `finetune`; made once, as networks may have to be loaded."""
+        if key not in self._settings:
+            section = getattr(self.recipe, key)
+            self._settings[key] = settings_of(self.recipe, section, self.teacher, key)
+        return self._settings[key]
+
     def _open(self, spec: SourceSpec, key: str) -> Source:
         with self.recipe.blame(key):
             source = open_source(spec, self.base)
@@ -122,7 +131,7 @@ class Job:
         recipe = self.recipe
         sources = [source for source, _ in self.train_sources]
         for key, section in (("train", recipe.train), ("finetune", recipe.finetune)):
-            settings_of(recipe, section, self.teacher, key)
+            self.settings(key)
             for i, phase in enumerate(phases_of(recipe, section, self.teacher, key)):
                 own = section.phases[i].crop is not None
                 with recipe.blame(f"{key}.phases.{i}.crop" if own else "data.crop"):

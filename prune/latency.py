@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from prune.export import example_inputs, session
-from vcodecs import DecoderGraph, VideoCodec
+from vcodecs import VideoCodec
 
 
 def compare_latency(
@@ -72,9 +71,7 @@ class _Decoder:
     def __init__(
         self, codec: VideoCodec, folder: Path, height: int, width: int, threads: int, provider: str
     ) -> None:
-        graphs: Sequence[DecoderGraph] = [
-            graph for graph in codec.decoder_graphs(height, width) if not graph.after_intra
-        ]
+        graphs = codec.steady_graphs(height, width)
         self.size = graphs[0].size
         self.names = [graph.name for graph in graphs]
         self.sessions = [session(folder / f"{n}.onnx", threads, provider) for n in self.names]

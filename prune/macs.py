@@ -38,9 +38,7 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     """
     shadow = _shadow(codec)
     by_layer = _zero(shadow, codec.decoder_modules())
-    for graph in shadow.decoder_graphs(height, width):
-        if graph.after_intra:
-            continue
+    for graph in shadow.steady_graphs(height, width):
         inputs = [torch.empty(s, device="meta") for s in graph.input_shapes().values()]
         _count(graph, inputs, by_layer)
     return _macs(by_layer, codec.decoder_modules())
@@ -130,6 +128,7 @@ def _macs(by_layer: dict[str, int], modules: Sequence[str]) -> Macs:
 
 
 def parameters(codec: VideoCodec, modules: tuple[str, ...] | None = None) -> int:
-    """Number of weights, of all modules or of these."""
-    names = [name for name, _ in codec.named_children()] if modules is None else modules
-    return sum(p.numel() for name in names for p in codec.get_submodule(name).parameters())
+    """Number of weights, of the whole codec or of these modules."""
+    if modules is None:
+        return sum(p.numel() for p in codec.parameters())
+    return sum(p.numel() for name in modules for p in codec.get_submodule(name).parameters())

@@ -17,7 +17,7 @@ from prune.latency import compare_latency, providers
 from prune.mask import convolution
 from prune.onnx_macs import bundle_macs
 from prune.progress import console
-from prune.recipe import TrainSection, phases_of, settings_of
+from prune.recipe import TrainSection, phases_of
 from prune.shrink import check_same, masked_copy, shrunk_copy
 from prune.sparsify import Sparsifier
 from prune.steps import read_json, write_json
@@ -141,8 +141,7 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     ]
     counted = {}
     for name, codec in codecs.items():
-        graphs = codec.decoder_graphs(section.height, section.width)
-        graphs = [graph for graph in graphs if not graph.after_intra]
+        graphs = codec.steady_graphs(section.height, section.width)
         shapes = {k: list(v) for graph in graphs for k, v in graph.input_shapes().items()}
         counted[name] = bundle_macs(bundles[name], [graph.name for graph in graphs], shapes)
     write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
@@ -164,7 +163,7 @@ def _train(
         codec,
         phases_of(recipe, section, codec, key),
         job.train_sources,
-        settings_of(recipe, section, codec, key),
+        job.settings(key),
         folder,
         companions,
         title=key,

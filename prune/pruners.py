@@ -46,7 +46,7 @@ class SubpelPruner(BasePruningFunc):
         return layer
 
     def get_out_channels(self, layer: SubpelConv) -> int:
-        return layer[0].out_channels // layer.factor**2
+        return layer.outputs
 
     def get_in_channels(self, layer: SubpelConv) -> int:
         return layer[0].in_channels

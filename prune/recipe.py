@@ -1,6 +1,8 @@
 """Recipes: what a run shall do, checked before anything heavy starts."""
 
+import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -53,15 +56,25 @@ class Section(BaseModel):
         return value
 
 
-Lagrangian = Annotated[float, Field(gt=0)]
+def _as_lagrangian(value: Any) -> Any:
+    """A number above 0, or a list of such."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, bool) or not isinstance(one, int | float):
+            raise ValueError("a number above 0 is expected, or a list of them")
+        if not 0 < one < math.inf:
+            raise ValueError("it has to be finite and greater than 0")
+    return [float(one) for one in value] if isinstance(value, list) else float(value)
+
+
+Lagrangian = Annotated[float | list[float], PlainValidator(_as_lagrangian)]
 
 
 class CodecSection(Section):
     name: str
     preset: str = "official"
     checkpoint: str | None = Field(None, description="file, or the name of bundled weights")
-    lagrangian: Lagrangian | list[Lagrangian] = Field(
-        1024, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
+    lagrangian: Lagrangian = Field(
+        1024.0, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
     )
 
 
@@ -214,6 +227,11 @@ def tradeoff_of(recipe: TeacherRecipe, codec: VideoCodec) -> Tradeoff:
         raise UserError(
             f"{recipe.at('codec.lambda')}: codec {codec.name} has {len(points)} rate point"
             f"{'s' if len(points) > 1 else ''}: give {wanted} (it is {given})"
+        )
+    if any(low >= high for low, high in pairwise(lagrangians)):
+        raise UserError(
+            f"{recipe.at('codec.lambda')}: rates rise from point to point, and lambdas have to "
+            f"rise with them (it is {given})"
         )
     return Tradeoff(points, lagrangians)
 

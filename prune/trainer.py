@@ -299,13 +299,9 @@ def make_accelerator(settings: TrainerSettings) -> Accelerator:
 
 
 def select_modules(codec: nn.Module, names: Sequence[str]) -> None:
-    """Let of all modules' parameters only those of these modules be trained.
-
-    What the codec holds itself, in no module, is trained in every stage.
-    """
+    """Let only the parameters of these modules be trained, and parameters so named."""
     for name, parameter in codec.named_parameters():
-        if "." in name:
-            parameter.requires_grad_(module_of(name, names) is not None)
+        parameter.requires_grad_(module_of(name, names) is not None)
 
 
 def learning_rate_factor(phase: Phase, step: int) -> float:

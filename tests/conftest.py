@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
+from whole_runs import finish, folder_with_recipe, start
 
 from prune.cli import main
-from runs import finish, folder_with_recipe, start
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 

@@ -1,14 +1,12 @@
 """DCVC-HEM in tests: codecs with lively weights, smooth pictures, a look into a coded frame."""
 
-import os
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-from reference_fill import fill_codec
+from reference_fill import fill_codec, needs
 from torch import Tensor
 
 import vcodecs
@@ -17,12 +15,7 @@ from vcodecs import CodedFrame
 VIDEO, INTRA = "dcvc_hem", "dcvc_hem_intra"
 both_codecs = pytest.mark.parametrize("name", [VIDEO, INTRA])
 
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "reference"
-REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE))
-needs_reference = pytest.mark.skipif(
-    not (REFERENCE / "dcvc_hem_parity.npz").exists(),
-    reason=f"no reference data in {REFERENCE}: set LEANVC_REFERENCE to their folder",
-)
+needs_reference = needs("dcvc_hem_parity.npz")
 
 
 def lively(name, preset="tiny"):
@@ -38,14 +31,6 @@ def lively(name, preset="tiny"):
 def official(name):
     """The official preset with made-up weights. Nobody changes it."""
     return lively(name, "official")
-
-
-def picture(height, width, phase=0.0):
-    """A smooth picture (1, 3, height, width) that is different at every phase."""
-    rows = torch.arange(height).view(-1, 1) / 9
-    columns = torch.arange(width) / 7
-    waves = [torch.sin(columns + phase + c) * torch.cos(rows - phase / 2 + 2 * c) for c in range(3)]
-    return (0.5 + 0.35 * torch.stack(waves))[None]
 
 
 @dataclass(frozen=True)

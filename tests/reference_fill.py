@@ -5,11 +5,26 @@ non-zero latents, motion of several pixels and a picture with contrast) take the
 of the official networks with the same weights are what the reference folder holds.
 """
 
+import os
 from fnmatch import fnmatchcase
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import pytest
 import torch
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE))
+
+
+def needs(file):
+    """A mark for tests that compare with this file of the reference folder."""
+    return pytest.mark.skipif(
+        not (REFERENCE / file).is_file(),
+        reason=f"no {file} in {REFERENCE}: set LEANVC_REFERENCE to the reference data's folder",
+    )
+
 
 # How much larger than "variance preserved" the weights of a layer are (1 where not listed).
 GAINS = {
@@ -67,6 +82,14 @@ SPECIAL = {
     "*.f?.a": (0.0, 0.5),
     "*q_basic": (0.9, 0.6),
 }
+
+
+def picture(height, width, phase=0.0):
+    """A smooth picture (1, 3, height, width) that is different at every phase."""
+    rows = torch.arange(height).view(-1, 1) / 9
+    columns = torch.arange(width) / 7
+    waves = [torch.sin(columns + phase + c) * torch.cos(rows - phase / 2 + 2 * c) for c in range(3)]
+    return (0.5 + 0.35 * torch.stack(waves))[None]
 
 
 def fill(name, shape):

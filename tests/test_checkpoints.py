@@ -173,6 +173,14 @@ def test_no_damage_to_a_file_breaks_the_reader(zipped, changes, tmp_path_factory
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_within_a_state_dict_is_found(tmp_path):
+    codec = vcodecs.create("dcvc", "tiny")
+    torch.save({"state_dict": {"net": codec.state_dict()}}, tmp_path / "nested.pth.tar")
+    assert (
+        checkpoints.read_official(tmp_path / "nested.pth.tar").keys() == codec.state_dict().keys()
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [[1, 2], torch.zeros(3), {"weight": 3}, {1: torch.zeros(3)}, {"state_dict": [1]}, "text"],
@@ -437,5 +445,6 @@ def test_all_weights_in_the_package_load(path):
     metadata = read_metadata(path)
     codec = vcodecs.create(metadata["codec"], metadata["preset"], checkpoint=path.stem)
     with torch.no_grad():
-        result = codec.eval()(torch.rand(1, 3, 64, 64), Reference(torch.rand(1, 3, 64, 64)))
+        frame, previous = torch.rand(2, 1, 3, 64, 64)
+        result = codec.eval()(frame, Reference(previous), codec.rates()[0])
     assert result.frame.isfinite().all() and result.total_bits().isfinite().all()

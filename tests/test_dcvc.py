@@ -7,14 +7,12 @@ skipped where there is none. The facts that must hold everywhere are written dow
 
 import copy
 import json
-import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from reference_fill import fill, fill_codec
+from reference_fill import REFERENCE, fill, fill_codec, needs, picture
 
 import vcodecs
 from vcodecs import Reference
@@ -22,25 +20,12 @@ from vcodecs.dcvc import ENCODER_ONLY
 from vcodecs.layers import fold
 from vcodecs.motion import warp
 
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "reference"
-REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE))
-needs_reference = pytest.mark.skipif(
-    not (REFERENCE / "dcvc_parity.npz").exists(),
-    reason=f"no reference data in {REFERENCE}: set LEANVC_REFERENCE to their folder",
-)
+needs_reference = needs("dcvc_parity.npz")
 
 
 def lively(preset="tiny"):
     """A codec with latents, motion and pictures that are far from zero."""
     return fill_codec(vcodecs.create("dcvc", preset)).eval()
-
-
-def picture(height, width, phase=0.0):
-    """A smooth picture (1, 3, height, width) that is different at every phase."""
-    rows = torch.arange(height).view(-1, 1) / 9
-    columns = torch.arange(width) / 7
-    waves = [torch.sin(columns + phase + c) * torch.cos(rows - phase / 2 + 2 * c) for c in range(3)]
-    return (0.5 + 0.35 * torch.stack(waves))[None]
 
 
 def record(codec, frame, reference):

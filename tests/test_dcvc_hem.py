@@ -10,8 +10,8 @@ import zlib
 
 import pytest
 import torch
-from hem import INTRA, REFERENCE, VIDEO, both_codecs, lively, needs_reference, official
-from reference_fill import fill
+from hem import INTRA, VIDEO, both_codecs, lively, needs_reference, official
+from reference_fill import REFERENCE, fill
 
 import vcodecs
 from prune.macs import decoder_macs, encoder_macs, parameters

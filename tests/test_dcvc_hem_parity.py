@@ -8,16 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hem import (
-    INTRA,
-    REFERENCE,
-    VIDEO,
-    both_codecs,
-    needs_reference,
-    official,
-    picture,
-    record,
-)
+from hem import INTRA, VIDEO, both_codecs, needs_reference, official, record
+from reference_fill import REFERENCE, picture
 
 from vcodecs import Reference
 

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from hem import INTRA, VIDEO, both_codecs, lively, picture, record
+from hem import INTRA, VIDEO, both_codecs, lively, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_fill import picture
 from torch import nn
 
 import vcodecs
@@ -239,6 +240,12 @@ def test_a_codec_of_many_rates_cannot_code_without_one(name):
     frame = picture(64, 64)
     with pytest.raises(UserError, match="give one from 0 to 3"):
         lively(name)(frame, Reference(frame))
+
+
+@pytest.mark.parametrize("rates", [[0.0, -5.0], [9.0, 1.0], [float("nan"), 1.0]])
+def test_a_batch_with_a_rate_out_of_range_is_refused(rates):
+    with pytest.raises(UserError, match="out of range: give one from 0 to 3"):
+        rate_factor(torch.ones(4, 1, 1, 1), torch.tensor(rates))
 
 
 @both_codecs

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hem import INTRA, VIDEO, both_codecs, lively, picture, record
+from hem import INTRA, VIDEO, both_codecs, lively, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_fill import picture
 
 import vcodecs
 from vcodecs import Reference
@@ -20,7 +21,7 @@ def psnr(a, b):
 
 
 @both_codecs
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(height=st.integers(16, 130), width=st.integers(16, 130), rate=st.floats(0, 3))
 def test_frames_of_any_size_are_coded_at_any_rate(name, height, width, rate):
     codec, reference = lively(name), Reference(picture(height, width))
@@ -113,8 +114,8 @@ def test_a_prediction_in_training_reaches_all_that_its_stage_trains(stage):
     coded = codec(frame, reference, 1.5, stage.picture)
     loss = (coded.frame - frame).square().mean() + coded.total_bits(stage.streams).sum()
     (loss + (0 if coded.auxiliary is None else coded.auxiliary)).backward()
-    for name in stage.modules:
-        for parameter in codec.get_submodule(name).parameters():
+    for name, parameter in codec.named_parameters():
+        if name.split(".")[0] in stage.modules:
             assert parameter.grad is not None and parameter.grad.any(), (stage.name, name)
 
 
@@ -152,10 +153,11 @@ def test_the_stages_train_all_modules_and_charge_streams_that_exist(name):
     codec = lively(name)
     coded = record(codec, picture(64, 64, 1.0), Reference(picture(64, 64)), 1.0).coded
     children = {child for child, module in codec.named_children() if list(module.parameters())}
+    own = {parameter for parameter, _ in codec.named_parameters(recurse=False)}
     for stage in codec.stages():
-        assert set(stage.modules) <= children, stage.name
+        assert set(stage.modules) <= children | own, stage.name
         assert set(stage.streams or ()) <= set(coded.bits), stage.name
-    assert {module for stage in codec.stages() for module in stage.modules} == children
+    assert {name for stage in codec.stages() for name in stage.modules} == children | own
     encoder = set(ENCODER_ONLY) if name == VIDEO else {"enc", "hyper_enc"}
     assert children - set(codec.decoder_modules()) == encoder
 
@@ -192,6 +194,13 @@ def test_the_first_picture_of_a_fresh_small_intra_codec_is_grey(preset):
         assert coded.frame.std() < 0.1 < frame.std()
 
 
+# Fresh hyper latents all round to zero: what multiplies nothing but them waits for the encoder.
+READERS_OF_ZEROS = {
+    *("mv_hyper_prior_decoder.0.weight", "contextual_hyper_prior_decoder.0.weight"),
+    "hyper_dec.0.weight",
+}
+
+
 @both_codecs
 def test_no_part_of_a_fresh_small_codec_stays_without_gradient(name):
     codec = vcodecs.create(name, "tiny").train()
@@ -210,4 +219,4 @@ def test_no_part_of_a_fresh_small_codec_stays_without_gradient(name):
         reached |= {key for key, p in codec.named_parameters() if p.grad.any()}
         optimizer.step()
     missed = {key for key, _ in codec.named_parameters()} - reached
-    assert not {key for key in missed if GATE not in key}
+    assert not {key for key in missed - READERS_OF_ZEROS if GATE not in key}

@@ -1,14 +1,13 @@
 """Counted multiply-accumulates, against formulas and against the figures of the real codec."""
 
 import json
-import os
-from pathlib import Path
 
 import onnx
 import pytest
 import torch
 import toys
 from onnx import TensorProto, helper
+from reference_fill import REFERENCE, needs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,12 +15,7 @@ import vcodecs
 from prune.macs import decoder_macs, encoder_macs, parameters
 from prune.onnx_macs import bundle_macs, graph_macs
 
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "reference"
-REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE)) / "macs.json"
-with_reference = pytest.mark.skipif(
-    not REFERENCE.is_file(),
-    reason=f"no file {REFERENCE}: set LEANVC_REFERENCE to the folder of the reference figures",
-)
+with_reference = needs("macs.json")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +30,13 @@ def test_official_dcvc_decodes_1080p_with_1533_gmac(official):
     assert decoder_macs(official, 1088, 1920).total == pytest.approx(1533.117e9, rel=0.005)
 
 
+def test_parameters_that_the_codec_holds_itself_count_as_well():
+    codec = vcodecs.create("dcvc_hem", "tiny")
+    own = sum(p.numel() for p in codec.parameters(recurse=False))
+    children = [name for name, _ in codec.named_children()]
+    assert parameters(codec) == parameters(codec, children) + own and own > 0
+
+
 def test_official_dcvc_decodes_with_5_324_440_parameters(official):
     assert parameters(official, official.decoder_modules()) == 5_324_440
     assert parameters(official) == 7_944_448
@@ -48,7 +49,7 @@ def test_only_the_sender_of_official_dcvc_needs_830_gmac_more(official):
 @with_reference
 @pytest.mark.parametrize("role", ["decoder", "encoder"])
 def test_every_module_of_official_dcvc_needs_the_macs_of_the_reference(official, role):
-    modules = json.loads(REFERENCE.read_text())["codecs"]["dcvc"]["modules"]
+    modules = json.loads((REFERENCE / "macs.json").read_text())["codecs"]["dcvc"]["modules"]
     count = decoder_macs if role == "decoder" else encoder_macs
     found = count(official, 1088, 1920).by_module
     expected = {
@@ -113,6 +114,11 @@ def test_frames_are_counted_at_their_padded_size():
     codec = toys.Joined()
     assert decoder_macs(codec, 65, 100).total == decoder_macs(codec, 128, 128).total
     assert decoder_macs(codec, 128, 128).total == 4 * decoder_macs(codec, 64, 64).total
+
+
+def test_the_encoder_of_a_codec_of_many_rates_is_counted_without_values():
+    codec = vcodecs.create("dcvc_hem", "tiny")
+    assert encoder_macs(codec, 128, 64).total == 2 * encoder_macs(codec, 64, 64).total > 0
 
 
 def test_the_sender_alone_runs_the_encoder():

@@ -197,6 +197,12 @@ def test_a_codec_of_many_rates_takes_a_lambda_for_each_of_its_rate_points(recipe
     assert lambdas(load(path)) == expected
 
 
+def test_lambdas_rise_with_the_rates(recipe):
+    path = recipe("name: dcvc", "name: dcvc_hem").read_text()
+    path = recipe("lambda: 512", "lambda: [840, 85, 170, 380]", text=path)
+    assert "lambdas have to rise" in fault(path, of=lambda path: lambdas(load(path)))
+
+
 def test_the_other_settings_of_a_training_come_from_its_own_section(recipe):
     loaded = load(
         recipe("phases: []", "phases: []\n  clip_norm: 2.5\n  intra_noise: 0.1"), "seed=3"

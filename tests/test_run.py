@@ -7,15 +7,7 @@ import time
 
 import pytest
 import torch
-
-import vcodecs
-from prune import compare
-from prune.cli import OUT_OF_MEMORY, explanation
-from prune.macs import decoder_macs
-from prune.report import load_report
-from prune.run import command
-from prune.steps import STATE
-from runs import (
+from whole_runs import (
     ALL,
     WEIGHTS,
     finish,
@@ -25,6 +17,14 @@ from runs import (
     trained,
     wait_for_saves,
 )
+
+import vcodecs
+from prune import compare
+from prune.cli import OUT_OF_MEMORY, explanation
+from prune.macs import decoder_macs
+from prune.report import load_report
+from prune.run import command
+from prune.steps import STATE
 from vcodecs import UserError, checkpoints
 
 # ---------------------------------------------------------------------- killed and started again

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from whole_runs import RECIPE, finish, folder_with_recipe, killed_and_started_again, start, trained
 
 import vcodecs
 from prune import compare
 from prune.report import load_report
-from runs import RECIPE, finish, folder_with_recipe, killed_and_started_again, start, trained
 from vcodecs import checkpoints
 
 INTRA = '  intra: "network:checkpoint=intra.safetensors"\n'

@@ -165,6 +165,20 @@ def same_value(a, b):
     return torch.equal(a, b)
 
 
+def test_a_stage_trains_the_codecs_own_parameters_that_it_names_alone():
+    codec = vcodecs.create("dcvc_hem", "tiny")
+    stages = {stage.name: stage for stage in codec.stages()}
+    own = {"mv_y_q_basic", "mv_y_q_scale", "y_q_basic", "y_q_scale"}
+    for name, trained in (
+        ("flow", set()),
+        ("motion", {"mv_y_q_basic", "mv_y_q_scale"}),
+        ("reconstruction", {"y_q_basic", "y_q_scale"}),
+        ("joint", own),
+    ):
+        select_modules(codec, stages[name].modules)
+        assert {n for n in own if getattr(codec, n).requires_grad} == trained
+
+
 def test_selecting_modules_freezes_all_others():
     codec = vcodecs.create("dcvc", "tiny")
     select_modules(codec, ("feature_extract",))

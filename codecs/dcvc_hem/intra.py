@@ -31,6 +31,7 @@ from vcodecs.dcvc_hem.prior import (
     RATES,
     SMALLEST_STEP,
     Parameters,
+    first_scales,
     parameters,
     prior_network,
     quantise,
@@ -71,8 +72,7 @@ class DCVCHEMIntra(VideoCodec):
         w = self.presets[preset]
         n = w.latent
         self.q_basic = nn.Parameter(torch.ones(1, n, 1, 1))
-        points = torch.logspace(0.25, -0.25, len(RATES))
-        self.q_scale = nn.Parameter(points.reshape(-1, 1, 1, 1))
+        self.q_scale = first_scales()
         self.enc = analysis(3, n)
         self.hyper_enc = hyper_encoder(n, n)
         self.hyper_dec = hyper_decoder(n, n)
@@ -124,7 +124,7 @@ class DCVCHEMIntra(VideoCodec):
         return DECODER
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("joint", ENCODER + DECODER),)
+        return (Stage("joint", (*ENCODER, *DECODER, "q_basic", "q_scale")),)
 
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
@@ -139,7 +139,7 @@ class DCVCHEMIntra(VideoCodec):
             DecoderGraph(
                 "latent_parameters",
                 self,
-                _step_scale_mean,
+                lambda codec, known: tuple(codec.latent_parameters(known)),
                 {"latent_hyper": hyper},
                 tuple(expected),
                 size,
@@ -163,8 +163,3 @@ class DCVCHEMIntra(VideoCodec):
                 size,
             ),
         )
-
-
-def _step_scale_mean(codec: DCVCHEMIntra, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    prior = codec.latent_parameters(hyper)
-    return prior.step, prior.scale, prior.mean

@@ -10,6 +10,7 @@ the prior network predicts the third.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,7 @@ SMALLEST_SCALE = 0.01
 """Of a rate point's factor, as in the official bitstream."""
 
 
-@dataclass(frozen=True)
-class Parameters:
+class Parameters(NamedTuple):
     """What a prior expects of a latent, each (N, C, h, w): its quantisation step in units of the
     quantiser, and scale and mean in units of that step."""
 
@@ -47,6 +47,11 @@ class Quantised:
     latent: Tensor
     symbols: Tensor
     scale: Tensor
+
+
+def first_scales() -> nn.Parameter:
+    """Factors of the rate points (R, 1, 1, 1) before training, from 1.8 down to 0.6."""
+    return nn.Parameter(torch.logspace(0.25, -0.25, len(RATES)).reshape(-1, 1, 1, 1))
 
 
 def prior_network(*widths: int) -> nn.Sequential:
@@ -113,12 +118,14 @@ def rate_factor(scales: Tensor, rate: float | Tensor | None) -> Tensor:
     last = len(scales) - 1
     if rate is None:
         raise UserError(f"this codec serves many rates: give one from 0 to {last}")
-    rates = torch.as_tensor(rate, dtype=torch.float32, device=scales.device).reshape(-1)
-    if isinstance(rate, float | int) and not 0 <= rate <= last:
-        raise UserError(f"rate {rate:g} is out of range: give one from 0 to {last}")
+    rates = torch.as_tensor(rate, dtype=torch.float32).reshape(-1)
+    if not ((rates >= 0) & (rates <= last)).all():
+        wrong = ", ".join(f"{one:g}" for one in rates.tolist())
+        raise UserError(f"rate {wrong} is out of range: give one from 0 to {last}")
+    rates = rates.to(scales.device)
     points = scales.flatten().clamp_min(SMALLEST_SCALE)
-    nearest = rates.round().long().clamp(0, last)
+    nearest = rates.round().long()
     part = rates - nearest
-    neighbour = (nearest + part.sign().long()).clamp(0, last)
+    neighbour = nearest + part.sign().long()
     factor = points[nearest] * (points[neighbour] / points[nearest]) ** part.abs()
     return factor.reshape(-1, 1, 1, 1)

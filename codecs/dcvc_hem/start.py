@@ -7,7 +7,14 @@ reference before it is trained, and its encoders see differences. (Our own; docs
 import torch
 from torch import nn
 
-from vcodecs.copier import DIFFERENCE_GAIN, copy_channels, keep_variance, zero
+from vcodecs.copier import (
+    copy_channels,
+    keep_variance,
+    see_difference,
+    show_colours,
+    start_flow,
+    zero,
+)
 from vcodecs.dcvc_hem.blocks import DownBlock, GatedBlock, ResidualBlock, UNet, UpBlock
 from vcodecs.layers import ResBlock, SubpelConv
 
@@ -26,15 +33,10 @@ def start_as_copier(codec: nn.Module) -> None:
     _unactivated(codec.contextual_decoder, 0.5)
     keep_variance(codec.feature_adaptor_P, 1.0)
     keep_variance(codec.recon_generation_net.first_conv, 1.0)
-    for level in codec.optic_flow.moduleBasic:
-        level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
-        zero(level.conv5)
+    start_flow(codec.optic_flow)
     zero(codec.mv_decoder[-1][0])
     _copy_through(codec)
-    first = codec.contextual_encoder.conv1.weight
-    first[:, 3:6] = -first[:, 0:3]
-    first[:, 0:6] *= DIFFERENCE_GAIN
-    first[:, 6:] *= 0.1
+    see_difference(codec.contextual_encoder.conv1)
     codec.contextual_encoder.conv4.weight.mul_(3)
     _start_priors(codec.mv_y_prior_fusion, codec.mv_y_spatial_prior)
     _start_priors(codec.y_prior_fusion, codec.y_spatial_prior)
@@ -67,10 +69,7 @@ def _copy_through(codec: nn.Module) -> None:
         for block in (unet.conv1, unet.up_conv2):
             copy_channels(block.up_dim, 0, COLOURS)
             _silence(block.conv[2])
-    last = reconstruction.recon_conv
-    copy_channels(last, 0, COLOURS)
-    # Not zero, so that gradients pass from the first step on.
-    last.weight[:, COLOURS:].normal_(0, 0.0005)
+    show_colours(reconstruction.recon_conv)
 
 
 def _silence(layer: nn.Conv2d) -> None:

@@ -40,6 +40,7 @@ from vcodecs.dcvc_hem.prior import (
     RATES,
     SMALLEST_STEP,
     Parameters,
+    first_scales,
     parameters,
     prior_network,
     quantise,
@@ -72,6 +73,8 @@ CONTEXT = ("feature_adaptor_I", "feature_adaptor_P", "feature_extractor", "conte
 CONTEXT += ("contextual_encoder", "contextual_hyper_prior_encoder")
 CONTEXT += ("contextual_hyper_prior_decoder", "temporal_prior_encoder", "y_prior_fusion")
 CONTEXT += ("y_spatial_prior", "contextual_decoder", "recon_generation_net", "bit_estimator_z")
+MOTION_STEPS = ("mv_y_q_basic", "mv_y_q_scale")
+CONTEXT_STEPS = ("y_q_basic", "y_q_scale")
 ENCODER_ONLY = ("optic_flow", "mv_encoder", "mv_hyper_prior_encoder", "contextual_encoder")
 ENCODER_ONLY += ("contextual_hyper_prior_encoder",)
 
@@ -99,11 +102,10 @@ class DCVCHEM(VideoCodec):
             start_as_copier(self)
 
     def _build_quantisers(self, w: Widths) -> None:
-        points = torch.logspace(0.25, -0.25, len(RATES)).reshape(-1, 1, 1, 1)
         self.mv_y_q_basic = nn.Parameter(torch.ones(1, w.motion, 1, 1))
-        self.mv_y_q_scale = nn.Parameter(points.clone())
+        self.mv_y_q_scale = first_scales()
         self.y_q_basic = nn.Parameter(torch.ones(1, w.latent, 1, 1))
-        self.y_q_scale = nn.Parameter(points.clone())
+        self.y_q_scale = first_scales()
 
     def _build_motion(self, w: Widths) -> None:
         self.optic_flow = SpyNet(w.flow)
@@ -242,13 +244,14 @@ class DCVCHEM(VideoCodec):
         return (("feature", "recon_generation_net.unet_2.up_conv2.up_dim"),)
 
     def stages(self) -> tuple[Stage, ...]:
-        motion = ("motion", "motion_hyper")
+        bits = ("motion", "motion_hyper"), ("latent", "latent_hyper")
+        motion, context = MOTION + MOTION_STEPS, CONTEXT + CONTEXT_STEPS
         return (
             Stage("flow", ("optic_flow",), picture="flow", streams=()),
-            Stage("motion", MOTION, picture="motion", streams=motion),
-            Stage("reconstruction", CONTEXT, streams=("latent", "latent_hyper"), frames=2),
-            Stage("joint", MOTION + CONTEXT, frames=2),
-            Stage("unrolled", MOTION + CONTEXT, frames=4),
+            Stage("motion", motion, picture="motion", streams=bits[0]),
+            Stage("reconstruction", context, streams=bits[1], frames=2),
+            Stage("joint", motion + context, frames=2),
+            Stage("unrolled", motion + context, frames=4),
         )
 
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -280,7 +283,7 @@ class DCVCHEM(VideoCodec):
         return (
             graph(
                 "motion_parameters",
-                lambda codec, *known: _as_tuple(codec.motion_parameters(*known)),
+                lambda codec, *known: tuple(codec.motion_parameters(*known)),
                 {
                     "motion_hyper": (self.mv_hyper_prior_decoder[0].in_channels, 64),
                     "previous_motion_latent": (motion, 16),
@@ -289,7 +292,9 @@ class DCVCHEM(VideoCodec):
             ),
             graph(
                 "motion_second_parameters",
-                lambda codec, *known: _second(codec.mv_y_spatial_prior, *known),
+                lambda codec, first, *known: second_parameters(
+                    codec.mv_y_spatial_prior, first, Parameters(*known)
+                ),
                 {"motion_first": (motion, 16), **expected("motion", motion)},
                 ("motion_second_scale", "motion_second_mean"),
             ),
@@ -312,7 +317,7 @@ class DCVCHEM(VideoCodec):
             ),
             graph(
                 "latent_parameters",
-                lambda codec, *known: _as_tuple(codec.latent_parameters(*known)),
+                lambda codec, *known: tuple(codec.latent_parameters(*known)),
                 {
                     "latent_hyper": (self.contextual_hyper_prior_decoder[0].in_channels, 64),
                     "temporal_prior": (temporal, 16),
@@ -322,7 +327,9 @@ class DCVCHEM(VideoCodec):
             ),
             graph(
                 "latent_second_parameters",
-                lambda codec, *known: _second(codec.y_spatial_prior, *known),
+                lambda codec, first, *known: second_parameters(
+                    codec.y_spatial_prior, first, Parameters(*known)
+                ),
                 {"latent_first": (latent, 16), **expected("latent", latent)},
                 ("latent_second_scale", "latent_second_mean"),
             ),
@@ -343,16 +350,6 @@ def _nothing(prior: Tensor, basic: Tensor) -> Tensor:
 def _halved(motion: Tensor) -> Tensor:
     """Motion at half the size, its vectors half as long."""
     return F.interpolate(motion, scale_factor=0.5, mode="bilinear", align_corners=False) / 2
-
-
-def _as_tuple(prior: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-    return prior.step, prior.scale, prior.mean
-
-
-def _second(
-    network: nn.Module, first: Tensor, step: Tensor, scale: Tensor, mean: Tensor
-) -> tuple[Tensor, Tensor]:
-    return second_parameters(network, first, Parameters(step, scale, mean))
 
 
 def _contexts(codec: DCVCHEM, motion_latent: Tensor, feature: Tensor) -> tuple[Tensor, ...]:

@@ -55,7 +55,7 @@ def start(folder, *arguments):
     )
 
 
-def finish(process, timeout=240):
+def finish(process, timeout=900):
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output, errors
 
@@ -102,7 +102,7 @@ def wait_for_saves(process, path, count):
 
 
 def wait_until(process, condition):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
