@@ -4,14 +4,14 @@ A group's channel c stands for one set of output channels of its producers and i
 its consumers. What must not be removed is in no group but in `Channels.fixed`, with the reason.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch_pruning as tp
 from torch import nn
 
 from prune.pruners import custom_pruners
-from prune.trace import CONVOLUTIONS, Traced, trace
+from prune.trace import CONVOLUTIONS, Indices, Traced, trace
 from vcodecs import UserError, VideoCodec
 from vcodecs.parts import module_of
 
@@ -45,6 +45,10 @@ class Group:
         """Layers that read the channels."""
         return tuple(m for m in self.members if m.side == "in" and not _is_door(m.layer))
 
+    def is_summed(self) -> bool:
+        """Whether something sums over the channels, so that they are read by no layer's weights."""
+        return any(m.layer.startswith("sum:") for m in self.members)
+
 
 @dataclass
 class Channels:
@@ -74,7 +78,7 @@ def find_groups(codec: VideoCodec) -> Channels:
 
 def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
     """Groups of the graph alone, removable ones and fixed ones apart."""
-    groups = _merge_tied(codec, [_group(traced, root) for root in _roots(traced)])
+    groups = _merge_tied(codec, list(_groups(traced)))
     place = {name: i for i, (name, _) in enumerate(codec.named_modules())}
     order = {name: i for i, name in enumerate(codec.decoder_modules())}
     channels = Channels(())
@@ -148,37 +152,36 @@ def _cut(
 # ---------------------------------------------------------------------- building
 
 
-def _roots(traced: Traced) -> Iterable[nn.Module]:
-    """One producing layer of every group, in the order of the module tree."""
-    seen: set[nn.Module] = set()
+def _groups(traced: Traced) -> Iterator[Group]:
+    """The groups of all channels that layers make, in the order of the module tree."""
+    seen: set[str] = set()
     graph = traced.graph
     for layer in traced.probe.modules():
-        if layer in seen or layer not in graph.module2node or not isinstance(layer, CONVOLUTIONS):
+        if layer not in graph.module2node or not isinstance(layer, CONVOLUTIONS):
             continue
-        if layer in graph.IGNORED_LAYERS_IN_TRACING:
+        if layer in graph.IGNORED_LAYERS_IN_TRACING or traced.name(layer) in seen:
             continue
-        for item in _pulled_along(traced, layer, range(_outputs(traced, layer))):
-            if graph.is_out_channel_pruning_fn(item.dep.handler):
-                seen.add(item.dep.target.module)
-        yield layer
+        group = _group(traced, layer)
+        seen.update(m.layer for m in group.members if m.side == "out")
+        yield group
 
 
 def _group(traced: Traced, root: nn.Module) -> Group:
     """The group of all output channels of `root`."""
     name, size = traced.name(root), _outputs(traced, root)
-    found = {}
-    for item in _pulled_along(traced, root, range(size)):
+    found: dict[tuple[str, str], list[list[int]]] = {}
+    for item in _pulled_along(traced, (name, "out"), range(size)):
         rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in range(size)])
         for local, channel in zip(item.idxs, item.root_idxs, strict=True):
             rows[channel].append(local)
-    if any(layer in traced.parts and side == "out" for layer, side in found):
-        return _group_of_parts(traced, name, size)
+    if any(key in found for bundle in traced.bundles for key in bundle):
+        return _group_of_bundles(traced, name, size)
     return Group(name, size, _members(found))
 
 
-def _group_of_parts(traced: Traced, root: str, size: int) -> Group:
-    """The same where a tensor is split in equal parts: each has to lose the same channels."""
-    together: list[dict[tuple[str, str], set[int]]] = []
+def _group_of_bundles(traced: Traced, root: str, size: int) -> Group:
+    """The same where channels of some of the layers can only go together."""
+    together: list[Indices] = []
     for i in range(size):
         if not any(i in found[root, "out"] for found in together):
             together.append(_all_that_goes(traced, root, i))
@@ -187,26 +190,27 @@ def _group_of_parts(traced: Traced, root: str, size: int) -> Group:
     return Group(root, len(together), _members(rows))
 
 
-def _all_that_goes(traced: Traced, root: str, index: int) -> dict[tuple[str, str], set[int]]:
-    """Indices by (layer, side) that must go when output `index` of `root` goes."""
-    found: dict[tuple[str, str], set[int]] = {}
-    pending = [(root, {index})]
+def _all_that_goes(traced: Traced, root: str, index: int) -> Indices:
+    """What must go when output `index` of `root` goes."""
+    found: Indices = {}
+    pending = [((root, "out"), {index})]
     while pending:
-        name, indices = pending.pop()
-        for item in _pulled_along(traced, traced.layer(name), indices):
+        start, indices = pending.pop()
+        for item in _pulled_along(traced, start, indices):
             found.setdefault(_layer_and_side(traced, item), set()).update(item.idxs)
-        for layer, parts in traced.parts.items():
-            width = _outputs(traced, traced.layer(layer))
-            gone = found.get((layer, "out"), set())
-            twins = {(i + k * (width // parts)) % width for i in gone for k in range(parts)}
-            if not twins <= gone:
-                pending.append((layer, twins - gone))
+        for bundle in traced.bundles:
+            if any(found.get(key, set()) & mine for key, mine in bundle.items()):
+                missing = {key: mine - found.get(key, set()) for key, mine in bundle.items()}
+                pending += [(key, some) for key, some in missing.items() if some]
     return found
 
 
-def _pulled_along(traced: Traced, layer: nn.Module, indices: Iterable[int]) -> list:
-    """Torch-Pruning's group for output channels of `layer`, without what is no layer."""
-    prune = traced.graph.get_pruner_of_module(layer).prune_out_channels
+def _pulled_along(traced: Traced, start: tuple[str, str], indices: Iterable[int]) -> list:
+    """Torch-Pruning's group for channels of one side of a layer, without what is no layer."""
+    name, side = start
+    layer = traced.layer(name)
+    pruner = traced.graph.get_pruner_of_module(layer)
+    prune = pruner.prune_in_channels if side == "in" else pruner.prune_out_channels
     group = traced.graph.get_pruning_group(layer, prune, list(indices))
     return [item for item in group if traced.name(item.dep.target.module) is not None]
 
@@ -280,7 +284,7 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
         return "a motion vector: its two channels are x and y"
     if any(not module_of(name, inside) for name in traced.results.intersection(makers)):
         return "tied to what the encoder makes and sends: a latent keeps its channels"
-    if traced.results.intersection(makers) or not group.consumers():
+    if traced.results.intersection(makers) or not (group.consumers() or group.is_summed()):
         return "a result of the decoder: shown, or read by the entropy coder"
     for kind, _, name in doors:
         if kind == "exit" and name not in tied:

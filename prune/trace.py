@@ -3,14 +3,15 @@
 Torch-Pruning follows autograd's graph backwards. What would mislead it is put right here: tensors
 that enter from outside or leave through the reference have no node (so offsets in a concatenation
 come out wrong, and what is carried to the next frame looks unused), the sampling grid of a warp
-ties the two motion channels to the features that it moves, the parts of a split lose their order,
-and what is only entropy-coded never reaches the picture.
+ties the two motion channels to the features that it moves, as the offsets of a deformable
+convolution and the weights of an attention would, the parts of a split lose their order, and what
+is only entropy-coded never reaches the picture.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch_pruning as tp
@@ -33,6 +34,14 @@ class Door(nn.Conv2d):
         nn.init.dirac_(self.weight)
 
 
+class Sum(nn.Conv2d):
+    """A sum over all channels, as a layer that reads them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 1, 1, bias=False)
+        nn.init.ones_(self.weight)
+
+
 class Probe(nn.Module):
     """The codec behind doors: for the frame, and for every field of the reference both ways."""
 
@@ -43,6 +52,7 @@ class Probe(nn.Module):
         entries = {f"reference_{key}": Door(width) for key, width in widths.items()}
         self.entries = nn.ModuleDict({"frame": Door(3), **entries})
         self.exits = nn.ModuleDict({f"reference_{key}": Door(w) for key, w in widths.items()})
+        self.sums = nn.ModuleDict()
 
     def enter(self, reference: Reference) -> Reference:
         parts = _present(reference).items()
@@ -50,6 +60,10 @@ class Probe(nn.Module):
 
     def leave(self, reference: Reference) -> list[Tensor]:
         return [self.exits[f"reference_{key}"](x) for key, x in _present(reference).items()]
+
+
+Indices = dict[tuple[str, str], set[int]]
+"""Channels by layer and side ("out", "in")."""
 
 
 @dataclass
@@ -62,15 +76,16 @@ class Traced:
     """Their outputs steer a warp."""
     results: set[str]
     """Their outputs are the picture, or are read by the entropy coder."""
-    parts: dict[str, int]
-    """Their outputs are split in so many equal parts."""
+    bundles: list[Indices]
+    """What can only go together, beyond what the graph knows."""
 
     def layer(self, name: str) -> nn.Module:
-        """A layer by its name within the codec, or a door as `entry:NAME` or `exit:NAME`."""
-        kind, _, door = name.partition(":")
-        if door:
-            return (self.probe.entries if kind == "entry" else self.probe.exits)[door]
-        return self.probe.codec.get_submodule(name)
+        """A layer by its name within the codec, or as `entry:`, `exit:` or `sum:` with its name."""
+        kind, _, added = name.partition(":")
+        if not added:
+            return self.probe.codec.get_submodule(name)
+        probe = self.probe
+        return {"entry": probe.entries, "exit": probe.exits, "sum": probe.sums}[kind][added]
 
     def name(self, layer: nn.Module | nn.Parameter) -> str | None:
         """The inverse of `layer`, also for a codec's own parameter; None for what is neither."""
@@ -79,7 +94,10 @@ class Traced:
         else:
             full = self.graph._module2name.get(layer)
         place, _, name = (full or "").partition(".")
-        return {"codec": name, "entries": f"entry:{name}", "exits": f"exit:{name}"}.get(place)
+        if place == "codec":
+            return name
+        kind = {"entries": "entry", "exits": "exit", "sums": "sum"}.get(place)
+        return f"{kind}:{name}" if kind else None
 
 
 def trace(codec: VideoCodec) -> Traced:
@@ -99,10 +117,13 @@ def trace(codec: VideoCodec) -> Traced:
         references = [full]
         if len(_present(full)) > 1:
             references.insert(0, Reference(full.frame))
-        # A first pass finds the constants that the codec concatenates: they need doors as well.
-        constants = _watch(probe, frame, references).constants
-        doors = {f"constant_{i}": Door(width) for i, width in enumerate(constants)}
+        # A first pass finds the constants that the codec concatenates, which need doors as well,
+        # and its sums.
+        first = _watch(probe, frame, references)
+        doors = {f"constant_{i}": Door(width) for i, width in enumerate(first.constants)}
         probe.entries.update(nn.ModuleDict(doors).to(device))
+        sums = {str(i): Sum(width) for i, width in enumerate(first.sums)}
+        probe.sums.update(nn.ModuleDict(sums).to(device))
         traced = _build(probe, frame, references)
     codec.train(training)
     for parameter, state in wanted.items():
@@ -130,11 +151,31 @@ def _build(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> Trac
         if node.grad_fn in watch.concatenated:
             # Torch-Pruning guesses these widths from the neighbours, and errs behind a slice.
             node.module.concat_sizes = watch.concatenated[node.grad_fn]
-    parts = {
-        name: count for tensor, count in watch.splits for name in watch.layers_behind([tensor])
-    }
     steering, results = watch.layers_behind(watch.grids), watch.layers_behind(watch.results)
-    return Traced(probe, graph, steering, results, parts)
+    return Traced(probe, graph, steering, results, [*_split_bundles(watch), *_fetch_bundles(watch)])
+
+
+def _split_bundles(watch: "Watch") -> Iterator[Indices]:
+    """Where a tensor is split in equal parts, each has to lose the same channels."""
+    for whole, parts in watch.splits:
+        step = whole.shape[1] // parts
+        for name in watch.layers_behind([whole]):
+            for i in range(step):
+                yield {(name, "out"): {i + k * step for k in range(parts)}}
+
+
+def _fetch_bundles(watch: "Watch") -> Iterator[Indices]:
+    """Channels that a deformable convolution fetches by the same offsets go with these."""
+    for fetch in watch.fetches:
+        layer = watch.producers[fetch.moved.grad_fn]
+        channels = fetch.inputs // fetch.groups
+        coordinates = fetch.offsets.shape[1] // fetch.groups
+        for name in watch.layers_behind([fetch.offsets]):
+            for g in range(fetch.groups):
+                yield {
+                    (layer, "in"): set(range(g * channels, (g + 1) * channels)),
+                    (name, "out"): set(range(g * coordinates, (g + 1) * coordinates)),
+                }
 
 
 @torch.no_grad()
@@ -162,19 +203,30 @@ def _watch(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> "Wat
     return watch
 
 
+class Fetch(NamedTuple):
+    """A deformable convolution: what it made of `inputs` channels, whose offsets are in groups."""
+
+    moved: Tensor
+    offsets: Tensor
+    inputs: int
+    groups: int
+
+
 class Watch(TorchFunctionMode):
     """Sees every torch function of a pass, and rewrites those that the graph gets wrong."""
 
     def __init__(self, probe: Probe) -> None:
         super().__init__()
-        self.entries = probe.entries
+        self.entries, self.sum_layers = probe.entries, probe.sums
         self.producers: dict[object, str] = {}
         """Node of autograd's graph -> the convolution that made it."""
         self.outputs: list[Tensor] = []
         self.results: list[Tensor] = []
         self.grids: list[Tensor] = []
         self.splits: list[tuple[Tensor, int]] = []
+        self.fetches: list[Fetch] = []
         self.constants: list[int] = []
+        self.sums: list[int] = []
         self.concatenated: dict[object, list[int]] = {}
 
     def take(self, coded: CodedFrame, leaving: list[Tensor]) -> None:
@@ -189,11 +241,25 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if name in ("grid_sample", "grid_sampler"):
             return self._sample(function, *args, **kwargs)
+        if name == "deform_conv2d":
+            return self._fetch(function, *args, **kwargs)
         if name in ("cat", "concat", "concatenate"):
             return self._concatenate(function, *args, **kwargs)
         if name in ("chunk", "split"):
             return self._split(function(*args, **kwargs), args[0])
+        if name == "sum" and args[0].dim() >= 4 and args[1:] == (1,) and args[0].grad_fn:
+            return self._sum(function(*args, **kwargs), args[0])
+        if name == "stack":
+            return self._stack(function, *args, **kwargs)
         return function(*args, **kwargs)
+
+    def _sum(self, total: Tensor, summed: Tensor) -> Tensor:
+        """A sum over channels: read by a layer of its own, and without an edge to what follows."""
+        name = str(len(self.sums))
+        self.sums.append(summed.shape[1])
+        if name in self.sum_layers:
+            self.outputs.append(self.sum_layers[name](summed.flatten(3)))
+        return total.detach()
 
     def _sample(
         self, function: Callable, input: Tensor, grid: Tensor, *rest: Any, **kwargs: Any
@@ -201,6 +267,16 @@ class Watch(TorchFunctionMode):
         """A warp without the edge from its grid to what it moves."""
         self.grids.append(grid)
         return function(input, grid.detach(), *rest, **kwargs)
+
+    def _fetch(
+        self, function: Callable, input: Tensor, weight: Tensor, offsets: Tensor, *rest: Any
+    ) -> Tensor:
+        """A deformable convolution without the edge from its offsets to what it moves."""
+        moved = function(input, weight, offsets.detach(), *rest)
+        self.outputs.append(offsets)
+        groups = offsets.shape[1] // (2 * weight[0, 0].numel())
+        self.fetches.append(Fetch(moved, offsets, input.shape[1], groups))
+        return moved
 
     def _concatenate(
         self, function: Callable, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any
@@ -214,6 +290,15 @@ class Watch(TorchFunctionMode):
         if channels:
             self.concatenated[joined.grad_fn] = [x.shape[1] for x in tensors]
         return joined
+
+    def _stack(
+        self, function: Callable, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any
+    ) -> Tensor:
+        """A stack of views of one tensor with one edge; with all, the paths multiply."""
+        first, *rest = tensors
+        if all(self.layers_behind([x]) == self.layers_behind([first]) for x in rest):
+            tensors = [first, *(x.detach() for x in rest)]
+        return function(tensors, dim, **kwargs)
 
     def _constant(self, x: Tensor) -> Tensor:
         name = f"constant_{len(self.constants)}"

@@ -4,21 +4,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
-import pytest
 import torch
-from hem import REFERENCE, picture
-from reference_fill import fill_codec
+from reference_fill import fill_codec, needs, picture
 from torch import Tensor
 
 from vcodecs import CodedFrame, Reference
 from vcodecs.fvc import FVC
 
-__all__ = ["Record", "lively", "needs_reference", "official", "picture", "pictures", "record"]
-
-needs_reference = pytest.mark.skipif(
-    not (REFERENCE / "fvc_parity.npz").exists(),
-    reason=f"no reference data in {REFERENCE}: set LEANVC_REFERENCE to their folder",
-)
+needs_reference = needs("fvc_parity.npz")
 
 
 def lively(preset="tiny"):

@@ -10,8 +10,8 @@ import zlib
 
 import pytest
 import torch
-from fvc import lively, needs_reference, official, picture, pictures
-from hem import REFERENCE
+from fvc import lively, needs_reference, official, pictures
+from reference_fill import REFERENCE, picture
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
@@ -22,7 +22,7 @@ from prune.objective import rate_distortion
 from prune.trainer import select_modules
 from vcodecs import Reference, UserError
 from vcodecs.fvc import FVC
-from vcodecs.fvc.deform import GROUPS, DeformableConv
+from vcodecs.deform import GROUPS, DeformableConv
 from vcodecs.fvc.fusion import Fusion
 
 # ---------------------------------------------------------------------- names, shapes, loading
@@ -89,7 +89,7 @@ def test_small_presets_are_small():
     assert sum(p.numel() for p in FVC("tiny").parameters()) <= 60_000
     for preset, least in (("small", 100_000), ("fusion", 90_000)):
         codec = FVC(preset)
-        assert sum(p.numel() for p in codec.parameters()) <= 1_500_000
+        assert sum(p.numel() for p in codec.parameters()) <= 2_500_000
         assert least <= decoder_macs(codec, 1088, 1920).total / pixels <= 150_000
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fvc import needs_reference, official, record
-from hem import REFERENCE
+from reference_fill import REFERENCE
 from torch.nn import functional as F
 
 from vcodecs import Reference

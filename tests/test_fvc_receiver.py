@@ -153,10 +153,10 @@ def test_the_graphs_tell_their_input_shapes(preset, size, padded):
         "previous_feature": (1, 6, h, w),
     }
     assert shapes == {
-        "motion_hyper": (1, widths.motion, h // 64, w // 64),
+        "motion_hyper": (1, widths.hyper, h // 64, w // 64),
         "motion_latent": (1, widths.motion, h // 16, w // 16),
         "reference": (1, 3, h, w),
-        "latent_hyper": (1, widths.latent, h // 64, w // 64),
+        "latent_hyper": (1, widths.hyper, h // 64, w // 64),
         "latent": (1, widths.latent, h // 16, w // 16),
         "aligned": (1, widths.feature, h // 2, w // 2),
         **(more if widths.fusion else {}),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs.fvc.deform import DeformableConv
+from vcodecs.deform import DeformableConv
 from vcodecs.layers import conv
 
 PICTURES = 3
@@ -46,18 +46,18 @@ class Fusion(nn.Module):
         return self.deformable_convolution(feature, F.leaky_relu(self.offset_conv2(x), 0.1))
 
     def _attend(self, query: Tensor, feature: Tensor) -> Tensor:
-        likeness = [(query * key).sum(1, keepdim=True) for key in _neighbours(self.key(feature))]
-        weights = torch.softmax(torch.cat(likeness, dim=1), dim=1)
-        values = _neighbours(self.value(feature))
-        return sum(weights[:, i : i + 1] * value for i, value in enumerate(values))
+        likeness = (query.unsqueeze(2) * _neighbours(self.key(feature))).sum(1)
+        weights = torch.softmax(likeness, dim=1).unsqueeze(1)
+        return (weights * _neighbours(self.value(feature))).sum(2)
 
 
-def _neighbours(x: Tensor) -> list[Tensor]:
-    """The tensor as seen from each position of the neighbourhood, its border repeated."""
+def _neighbours(x: Tensor) -> Tensor:
+    """(N, C, 9, H, W): a tensor as seen from each position around, its border repeated."""
     height, width = x.shape[-2:]
     padded = F.pad(x, [SIDE // 2] * 4, mode="replicate")
-    return [
+    views = [
         padded[..., row : row + height, column : column + width]
         for row in range(SIDE)
         for column in range(SIDE)
     ]
+    return torch.stack(views, dim=2)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs.fvc.deform import DeformableConv
+from vcodecs.deform import DeformableConv
 from vcodecs.layers import conv, deconv
 
 
@@ -64,13 +64,13 @@ class Analysis(nn.Module):
     64 have none.
     """
 
-    def __init__(self, feature: int, latent: int) -> None:
+    def __init__(self, feature: int, width: int, latent: int) -> None:
         super().__init__()
-        self.conv1 = conv(feature, latent, 5, 2)
-        self.res1 = Resblocks(latent)
-        self.conv2 = conv(latent, latent, 5, 2)
-        self.res2 = Resblocks(latent)
-        self.conv3 = conv(latent, latent, 5, 2)
+        self.conv1 = conv(feature, width, 5, 2)
+        self.res1 = Resblocks(width)
+        self.conv2 = conv(width, width, 5, 2)
+        self.res2 = Resblocks(width)
+        self.conv3 = conv(width, latent, 5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv3(self.res2(self.conv2(self.res1(self.conv1(x)))))
@@ -79,13 +79,13 @@ class Analysis(nn.Module):
 class Synthesis(nn.Module):
     """A latent to features of 8 times its size."""
 
-    def __init__(self, latent: int, feature: int) -> None:
+    def __init__(self, latent: int, width: int, feature: int) -> None:
         super().__init__()
-        self.deconv1 = deconv(latent, latent, 5)
-        self.res1 = Resblocks(latent)
-        self.deconv2 = deconv(latent, latent, 5)
-        self.res2 = Resblocks(latent)
-        self.deconv3 = deconv(latent, feature, 5)
+        self.deconv1 = deconv(latent, width, 5)
+        self.res1 = Resblocks(width)
+        self.deconv2 = deconv(width, width, 5)
+        self.res2 = Resblocks(width)
+        self.deconv3 = deconv(width, feature, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deconv3(self.res2(self.deconv2(self.res1(self.deconv1(x)))))
@@ -94,12 +94,12 @@ class Synthesis(nn.Module):
 class Aligner(nn.Module):
     """Motion as offsets: estimated and encoded by the sender, decoded and applied at both ends."""
 
-    def __init__(self, feature: int, latent: int) -> None:
+    def __init__(self, feature: int, width: int, latent: int) -> None:
         super().__init__()
         self.offset_conv1 = conv(2 * feature, feature, 3)
         self.offset_conv3 = conv(feature, feature, 3)
-        self.offset_encoder = Analysis(feature, latent)
-        self.offset_decoder = Synthesis(latent, feature)
+        self.offset_encoder = Analysis(feature, width, latent)
+        self.offset_decoder = Synthesis(latent, width, feature)
         self.deformable_convolution = DeformableConv(feature)
         self.refine_conv1 = conv(2 * feature, feature, 3)
         self.refine_conv2 = conv(feature, feature, 3)
@@ -119,11 +119,11 @@ class Aligner(nn.Module):
 class HyperEncoder(nn.Module):
     """A latent to its hyper latent, 1/4 of the size."""
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent: int, hyper: int) -> None:
         super().__init__()
-        self.conv1 = conv(latent, latent, 3)
-        self.conv2 = conv(latent, latent, 5, 2)
-        self.conv3 = conv(latent, latent, 5, 2)
+        self.conv1 = conv(latent, hyper, 3)
+        self.conv2 = conv(hyper, hyper, 5, 2)
+        self.conv3 = conv(hyper, hyper, 5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self.conv1(x), 0.2)
@@ -133,11 +133,11 @@ class HyperEncoder(nn.Module):
 class HyperDecoder(nn.Module):
     """A hyper latent to a prior of twice the latent's channels, 4 times the size."""
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, hyper: int, latent: int) -> None:
         super().__init__()
-        wide = latent * 3 // 2
-        self.deconv1 = deconv(latent, latent, 5)
-        self.deconv2 = deconv(latent, wide, 5)
+        wide = hyper * 3 // 2
+        self.deconv1 = deconv(hyper, hyper, 5)
+        self.deconv2 = deconv(hyper, wide, 5)
         self.deconv3 = deconv(wide, 2 * latent, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:

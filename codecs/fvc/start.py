@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vcodecs.copier import DIFFERENCE_GAIN, keep_variance, zero
-from vcodecs.fvc.deform import DeformableConv
+from vcodecs.deform import DeformableConv
 from vcodecs.fvc.networks import Analysis, FeatureEncoder, ResidualBlock, Synthesis
 
 ACTIVATED = 2**0.5

@@ -39,16 +39,18 @@ from vcodecs.fvc.start import start_as_copier
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels: of features (a multiple of 8), of the motion latent, of the residual's latent.
+    """Channels: of features (a multiple of 8), of the motion latent, of the residual's latent, of
+    the layers around both, of hyper latents, inside the parameter networks.
 
-    `wide`: the parameter networks are so many times as wide as their latent. `fusion`: as in the
-    paper, and not in what was released.
+    `fusion`: as in the paper, and not in what was released.
     """
 
     feature: int = 64
     motion: int = 128
     latent: int = 128
-    wide: int = 4
+    width: int = 128
+    hyper: int = 128
+    parameters: int = 512
     fusion: bool = False
 
 
@@ -74,9 +76,9 @@ class FVC(VideoCodec):
     name = "fvc"
     presets: Mapping[str, Widths] = {
         "official": Widths(),
-        "small": Widths(48, 24, 32, 2),
-        "fusion": Widths(24, 24, 32, 2, fusion=True),
-        "tiny": Widths(8, 4, 6, 2),
+        "small": Widths(48, 24, 96, 40, 24, 64),
+        "fusion": Widths(24, 24, 96, 32, 24, 64, fusion=True),
+        "tiny": Widths(8, 4, 6, 5, 4, 8),
     }
 
     def __init__(self, preset: str = "official") -> None:
@@ -85,17 +87,17 @@ class FVC(VideoCodec):
         w = self.presets[preset]
         self.Encoder = FeatureEncoder(w.feature)
         self.Decoder = FeatureDecoder(w.feature)
-        self.aligner = Aligner(w.feature, w.motion)
-        self.OffsetPriorEncoder = HyperEncoder(w.motion)
-        self.OffsetPriorDecoder = HyperDecoder(w.motion)
-        self.EntropyCoding_offsetf = EntropyParameters(w.motion, w.wide * w.motion)
-        self.EntropyCoding_offsetz = BitEstimator(w.motion, floored=False)
-        self.resEncoder = Analysis(w.feature, w.latent)
-        self.resDecoder = Synthesis(w.latent, w.feature)
-        self.resPriorEncoder = HyperEncoder(w.latent)
-        self.resPriorDecoder = HyperDecoder(w.latent)
-        self.EntropyCoding_residualf = EntropyParameters(w.latent, w.wide * w.latent)
-        self.EntropyCoding_residualz = BitEstimator(w.latent, floored=False)
+        self.aligner = Aligner(w.feature, w.width, w.motion)
+        self.OffsetPriorEncoder = HyperEncoder(w.motion, w.hyper)
+        self.OffsetPriorDecoder = HyperDecoder(w.hyper, w.motion)
+        self.EntropyCoding_offsetf = EntropyParameters(w.motion, w.parameters)
+        self.EntropyCoding_offsetz = BitEstimator(w.hyper, floored=False)
+        self.resEncoder = Analysis(w.feature, w.width, w.latent)
+        self.resDecoder = Synthesis(w.latent, w.width, w.feature)
+        self.resPriorEncoder = HyperEncoder(w.latent, w.hyper)
+        self.resPriorDecoder = HyperDecoder(w.hyper, w.latent)
+        self.EntropyCoding_residualf = EntropyParameters(w.latent, w.parameters)
+        self.EntropyCoding_residualz = BitEstimator(w.hyper, floored=False)
         self.fusion = Fusion(w.feature) if w.fusion else None
         self.normal = NormalBits()
         if preset != "official":
