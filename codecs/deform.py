@@ -1,6 +1,5 @@
 """Deformable convolution: every tap fetches its input from where a learnt offset points."""
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 

@@ -101,8 +101,9 @@ class Traced:
 
 
 def trace(codec: VideoCodec) -> Traced:
-    """Build the dependency graph of two P frames: after an I frame, and with a full reference.
+    """Build the dependency graph of a P frame behind another, with its full reference.
 
+    And of one behind an I frame, where layers run that otherwise do not.
     The codec is left as it was; no random numbers are drawn from torch's global generator.
     """
     training = codec.training
@@ -115,8 +116,9 @@ def trace(codec: VideoCodec) -> Traced:
         probe = Probe(codec, full).to(device).eval()
         probe.requires_grad_(True)  # frozen parameters would be missing from the graph
         references = [full]
-        if len(_present(full)) > 1:
-            references.insert(0, Reference(full.frame))
+        bare = Reference(full.frame)
+        if not _layers_run(probe, frame, bare) <= _layers_run(probe, frame, full):
+            references.insert(0, bare)
         # A first pass finds the constants that the codec concatenates, which need doors as well,
         # and its sums.
         first = _watch(probe, frame, references)
@@ -201,6 +203,10 @@ def _watch(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> "Wat
             coded = probe.codec.code(picture, entered, probe.codec.rates()[0], None)
             watch.take(coded, probe.leave(coded.reference))
     return watch
+
+
+def _layers_run(probe: Probe, frame: Tensor, reference: Reference) -> set[str]:
+    return set(_watch(probe, frame, [reference]).producers.values())
 
 
 class Fetch(NamedTuple):

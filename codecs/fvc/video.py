@@ -155,7 +155,7 @@ class FVC(VideoCodec):
         """
         if self.fusion is None or reference.feature is not None:
             return reference.feature
-        return reference.frame.repeat(1, 2, 1, 1)
+        return torch.cat((reference.frame, reference.frame), dim=1)
 
     # ------------------------------------------------------------------ the receiver's functions
 
