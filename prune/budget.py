@@ -5,10 +5,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from prune.deform import fetching_share
 from prune.groups import Channels
 from prune.macs import decoder_macs
 from prune.mask import convolution
 from vcodecs import VideoCodec
+from vcodecs.deform import DeformableConv
 from vcodecs.layers import GDN, SubpelConv
 from vcodecs.parts import module_of
 
@@ -16,7 +18,8 @@ from vcodecs.parts import module_of
 class CostModel:
     """A layer costs its dense MACs times the kept part of its inputs times that of its outputs.
 
-    Exact for convolutions, transposed ones and GDN; differentiable in the counts.
+    What a deformable convolution's fetching costs goes by its inputs alone. Exact for all of
+    these, transposed ones and GDN; differentiable in the counts.
     """
 
     def __init__(self, codec: VideoCodec, channels: Channels, height: int, width: int) -> None:
@@ -41,14 +44,14 @@ class CostModel:
         # What no group covers stays: symbols, pictures, motion vectors.
         self.fixed_inputs = 1 - self.inputs @ self.sizes
         self.fixed_outputs = 1 - self.outputs @ self.sizes
+        self.fetching = torch.tensor([_fetching(codec, n) for n in self.layers]).double()
 
     def total(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
         """MACs with `counts` (G,) channels kept, of all decoder modules or of these."""
         counts = counts.double()
-        kept = (self.fixed_inputs + self.inputs @ counts) * (
-            self.fixed_outputs + self.outputs @ counts
-        )
-        costs = self.macs * kept
+        ins = self.fixed_inputs + self.inputs @ counts
+        outs = self.fixed_outputs + self.outputs @ counts
+        costs = self.macs * ins * (self.fetching + (1 - self.fetching) * outs)
         return costs.sum() if modules is None else costs[self._rows(modules)].sum()
 
     def fraction(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
@@ -62,6 +65,12 @@ class CostModel:
     def _rows(self, modules: Iterable[str]) -> Tensor:
         wanted = tuple(modules)
         return torch.tensor([module_of(name, wanted) is not None for name in self.layers])
+
+
+def _fetching(codec: VideoCodec, name: str) -> float:
+    """How much of a layer's cost does not depend on its outputs."""
+    layer = codec.get_submodule(name)
+    return fetching_share(layer.out_channels) if isinstance(layer, DeformableConv) else 0.0
 
 
 def _widths(codec: VideoCodec, name: str) -> tuple[int, int]:

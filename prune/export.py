@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,9 +24,11 @@ from torch.export import Dim
 
 import vcodecs
 from prune.cli import main
+from prune.deform import onnx_translations
 from prune.progress import console
 from vcodecs import DecoderGraph, UserError, VideoCodec, checkpoints
 from vcodecs.contract import SIZE_MULTIPLE
+from vcodecs.deform import Operator, computed_by, has_deformable
 from vcodecs.files import atomic_write, replacing
 from vcodecs.layers import fold
 
@@ -46,9 +49,12 @@ class Size:
     dynamic: bool = True
 
 
-def export_bundle(codec: VideoCodec, folder: str | Path, size: Size) -> float:
+def export_bundle(
+    codec: VideoCodec, folder: str | Path, size: Size, deformable: Operator = "DeformConv"
+) -> float:
     """Write the bundle to `folder`; returns the largest relative difference to torch.
 
+    `deformable`: what deformable convolutions become. Torch computes them by its own operator.
     UserError when onnxruntime and torch differ by more than 1e-4 in any output: then nothing
     that claims to be a bundle is left behind.
     """
@@ -64,7 +70,8 @@ def export_bundle(codec: VideoCodec, folder: str | Path, size: Size) -> float:
     for graph in graphs:
         path = folder / f"{graph.name}.onnx"
         with replacing(path) as temporary:
-            _export_graph(graph, temporary, size.dynamic)
+            with computed_by(folded, deformable):
+                _export_graph(graph, temporary, size.dynamic)
             worst = max(worst, _check(folded, graph, temporary, size))
         entries.append(_entry(graph, path))
     bundle = {
@@ -73,6 +80,7 @@ def export_bundle(codec: VideoCodec, folder: str | Path, size: Size) -> float:
         "preset": codec.preset,
         "rates": list(codec.rates()),
         "opset": OPSET,
+        **({"deformable": deformable} if has_deformable(codec) else {}),
         "size_multiple": SIZE_MULTIPLE,
         "size": None if size.dynamic else [graphs[0].size[0], graphs[0].size[1]],
         "graphs": entries,
@@ -155,6 +163,7 @@ def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
             output_names=list(graph.outputs),
             dynamic_shapes=shapes if dynamic else None,
             verbose=False,
+            custom_translation_table=onnx_translations(),
         )
     program.save(path)
 
@@ -241,6 +250,12 @@ def command() -> None:
     parser.add_argument("folder", help="where the bundle goes")
     parser.add_argument("--size", default="448x256", help="WIDTHxHEIGHT (default %(default)s)")
     parser.add_argument("--fixed", action="store_true", help="this size alone")
+    parser.add_argument(
+        "--deformable",
+        choices=get_args(Operator),
+        default="DeformConv",
+        help="operator of deformable convolutions (default %(default)s)",
+    )
     arguments = parser.parse_args()
     width, _, height = arguments.size.partition("x")
     largest = LARGEST * SIZE_MULTIPLE
@@ -254,7 +269,7 @@ def command() -> None:
         raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
     codec = vcodecs.create(metadata["codec"], metadata["preset"], path)
     size = Size(int(height), int(width), not arguments.fixed)
-    worst = export_bundle(codec, arguments.folder, size)
+    worst = export_bundle(codec, arguments.folder, size, arguments.deformable)
     console.print(f"bundle: {arguments.folder} (onnxruntime agrees with torch to {worst:.1e})")
 
 

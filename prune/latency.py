@@ -21,6 +21,7 @@ def compare_latency(
     runs: int,
     threads: int | None = None,
     provider: str = "CPUExecutionProvider",
+    note: str = "",
 ) -> dict[str, Any]:
     """One row of the report's `latency`.
 
@@ -28,7 +29,7 @@ def compare_latency(
     decoder graphs of a P frame behind another; dense and sparse runs alternate, and which comes
     first too, so that what else the machine does hits both. `speedup` is the ratio within each
     pair. Reading bits is not in it, nor the repetition of the auto-regressive graphs by position:
-    network time.
+    network time. `note` is shown beside the runtime.
     """
     threads = threads or os.cpu_count() or 1
     decoders = [_Decoder(codec, folder, height, width, threads, provider)
@@ -43,7 +44,7 @@ def compare_latency(
     by_graph = [np.array(t) * 1000 for t in times]
     dense_ms, sparse_ms = (t.sum(axis=1) for t in by_graph)
     return {
-        "runtime": runtime_version(),
+        "runtime": f"{runtime_version()}, {note}" if note else runtime_version(),
         "provider": provider,
         "threads": threads,
         "precision": "fp32",

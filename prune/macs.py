@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prune.deform_macs import FORMULAS
+from prune.deform import FORMULAS
 from vcodecs import Reference, VideoCodec
 from vcodecs.contract import round_up
 from vcodecs.layers import SubpelConv, fold

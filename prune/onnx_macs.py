@@ -7,9 +7,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
+from prune.deform import deformable_macs
+
 
 def bundle_macs(folder: Path, graphs: Iterable[str], size: Mapping[str, list[int]]) -> int:
-    """MACs of all Conv, ConvTranspose, MatMul and Gemm nodes of the named graphs.
+    """MACs of all Conv, ConvTranspose, DeformConv, MatMul and Gemm nodes of the named graphs.
 
     `size`: by graph input name its concrete shape.
     """
@@ -45,6 +47,11 @@ def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:
     if node.op_type == "ConvTranspose":
         weight, given = shapes[node.input[1]], shapes[node.input[0]]
         return int(np.prod(weight)) * int(np.prod(given[2:])) * given[0]
+    if node.op_type == "DeformConv":
+        given, offsets = shapes[node.input[0]], shapes[node.input[2]]
+        masked = len(node.input) > 4 and bool(node.input[4])
+        positions = given[0] * offsets[2] * offsets[3]
+        return deformable_macs(positions, given[1], shapes[node.input[1]], masked)
     if node.op_type in ("MatMul", "Gemm"):
         return int(np.prod(shapes[node.output[0]])) * shapes[node.input[0]][-1]
     return 0

@@ -23,6 +23,7 @@ from prune.rates import Tradeoff
 from prune.trainer import Phase, TrainerSettings
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.contract import SIZE_MULTIPLE
+from vcodecs.deform import Operator
 from vcodecs.intra import create_intra
 
 
@@ -157,6 +158,9 @@ class ExportSection(Section):
     dynamic: bool = Field(True, description="any frame size by 64, or just `height` x `width`")
     height: Side = 256
     width: Side = 448
+    deformable: Operator = Field(
+        "DeformConv", description="of deformable convolutions; GridSample where a runtime lacks it"
+    )
 
 
 class MeasureSection(Section):

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
-from prune.deform_macs import FORMULAS
+from prune.deform import FORMULAS
 from prune.macs import decoder_macs, encoder_macs, parameters
 from prune.objective import rate_distortion
 from prune.trainer import select_modules
 from vcodecs import Reference, UserError
-from vcodecs.fvc import FVC
 from vcodecs.deform import GROUPS, DeformableConv
+from vcodecs.fvc import FVC
 from vcodecs.fvc.fusion import Fusion
 
 # ---------------------------------------------------------------------- names, shapes, loading
