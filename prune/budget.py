@@ -44,7 +44,8 @@ class CostModel:
         # What no group covers stays: symbols, pictures, motion vectors.
         self.fixed_inputs = 1 - self.inputs @ self.sizes
         self.fixed_outputs = 1 - self.outputs @ self.sizes
-        self.fetching = torch.tensor([_fetching(codec, n) for n in self.layers]).double()
+        shares = [_fetching(codec, name) for name in self.layers]
+        self.fetching = torch.tensor(shares, dtype=torch.float64)
 
     def total(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
         """MACs with `counts` (G,) channels kept, of all decoder modules or of these."""

@@ -31,11 +31,19 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """`size` channels that each go as a whole; named after the first layer that produces them."""
+    """`size` channels that each go as a whole; named after the first layer that produces them.
+
+    One of them may be several channels of a tensor that can only go together.
+    """
 
     name: str
     size: int
     members: tuple[Member, ...]
+
+    @property
+    def width(self) -> int:
+        """How many channels of a tensor one channel of the group stands for."""
+        return min(len(member.channels[0]) for member in self.members)
 
     def producers(self) -> tuple[Member, ...]:
         """Layers that make the channels, normalisations left out."""

@@ -8,6 +8,7 @@ import onnx
 from onnx import numpy_helper, shape_inference
 
 from prune.deform import deformable_macs
+from vcodecs import UserError
 
 
 def bundle_macs(folder: Path, graphs: Iterable[str], size: Mapping[str, list[int]]) -> int:
@@ -19,7 +20,7 @@ def bundle_macs(folder: Path, graphs: Iterable[str], size: Mapping[str, list[int
 
 
 def graph_macs(path: Path, size: Mapping[str, list[int]]) -> int:
-    """MACs of one file with its inputs at the given shapes."""
+    """MACs of one file with its inputs at the given shapes. UserError where a shape is unknown."""
     model = onnx.load(path)
     for value in model.graph.input:
         for dim, side in zip(value.type.tensor_type.shape.dim, size[value.name], strict=True):
@@ -36,7 +37,14 @@ def graph_macs(path: Path, size: Mapping[str, list[int]]) -> int:
         tensor.name: numpy_helper.to_array(tensor).shape for tensor in inferred.graph.initializer
     }
     shapes |= {name: list(shape) for name, shape in weights.items()}
-    return sum(_node_macs(node, shapes) for node in inferred.graph.node)
+    # A layer of unknown size must not pass for one that costs nothing.
+    known = {name: shape for name, shape in shapes.items() if 0 not in shape}
+    try:
+        return sum(_node_macs(node, known) for node in inferred.graph.node)
+    except KeyError as error:
+        raise UserError(
+            f"{path}: the shape of {error} is not known, so its MACs are not"
+        ) from error
 
 
 def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:

@@ -29,7 +29,7 @@ def choose(
     moved by the cheapest steps until the budget is met as closely as these counts can.
     UserError when no choice is within 1 % of the dense MACs.
     """
-    notches = [allowed_counts(group.size, align, floor) for group in groups]
+    notches = [allowed_counts(group, align, floor) for group in groups]
     least = float(cost.fraction(_tensor([n[0] for n in notches])))
     if least > budget + TOLERANCE:
         raise UserError(
@@ -52,10 +52,11 @@ def choose(
     }
 
 
-def allowed_counts(size: int, align: int, floor: float) -> list[int]:
-    """Ascending: the multiples of `align` from the floor on, and all channels."""
-    least = max(1, math.ceil(floor * size))
-    return [n for n in range(align, size, align) if n >= least] + [size]
+def allowed_counts(group: Group, align: int, floor: float) -> list[int]:
+    """Ascending: what makes multiples of `align` channels from the floor on, and all."""
+    least = max(1, math.ceil(floor * group.size))
+    step = align // math.gcd(align, group.width)
+    return [n for n in range(step, group.size, step) if n >= least] + [group.size]
 
 
 def _threshold_counts(

@@ -59,7 +59,7 @@ class Sparsifier:
         self.keep = 1.0
         self._penalty: Tensor | float = 0.0
         self._floors = [
-            allowed_counts(g.size, settings.align, settings.floor)[0] for g in channels.groups
+            allowed_counts(g, settings.align, settings.floor)[0] for g in channels.groups
         ]
 
     # ------------------------------------------------------------------ companion of the trainer

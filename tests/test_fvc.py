@@ -13,15 +13,11 @@ import torch
 from fvc import lively, needs_reference, official, pictures
 from reference_fill import REFERENCE, picture
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.ops import deform_conv2d
 
-from prune.deform import FORMULAS
 from prune.macs import decoder_macs, encoder_macs, parameters
 from prune.objective import rate_distortion
 from prune.trainer import select_modules
 from vcodecs import Reference, UserError
-from vcodecs.deform import GROUPS, DeformableConv
 from vcodecs.fvc import FVC
 from vcodecs.fvc.fusion import Fusion
 
@@ -90,7 +86,7 @@ def test_small_presets_are_small():
     for preset, least in (("small", 100_000), ("fusion", 90_000)):
         codec = FVC(preset)
         assert sum(p.numel() for p in codec.parameters()) <= 2_500_000
-        assert least <= decoder_macs(codec, 1088, 1920).total / pixels <= 150_000
+        assert least <= decoder_macs(codec, 1088, 1920).total / pixels <= 200_000
 
 
 # ---------------------------------------------------------------------- cost
@@ -143,41 +139,6 @@ def test_the_costs_written_down_here_are_those_of_the_reference():
         assert {key: parameters(official(), (key,)) for key in ours} == {
             key: entry["params"] for key, entry in modules.items()
         }
-
-
-@pytest.mark.parametrize("modulated", [False, True])
-def test_a_deformable_convolution_costs_its_product_and_its_fetching(modulated):
-    x, weight = torch.rand(2, 8, 10, 12), torch.rand(6, 4, 3, 5)  # two groups of channels
-    offset, mask = torch.zeros(2, 4 * 2 * 15, 8, 8), torch.rand(2, 4 * 15, 8, 8)
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-        deform_conv2d(x, offset, weight, mask=mask if modulated else None)
-    product, fetching = 6 * 4 * 15, 8 * 15 * (5 if modulated else 4)
-    assert counter.get_total_flops() == 2 * 2 * 8 * 8 * (product + fetching)
-
-
-# ---------------------------------------------------------------------- deformable convolution
-
-
-def test_without_offsets_it_is_a_plain_convolution():
-    layer = DeformableConv(16)
-    x, steering = torch.rand(2, 2, 16, 9, 11)
-    plain = F.conv2d(x, layer.weight, padding=1)
-    assert torch.allclose(layer(x, steering), plain, atol=1e-5)
-
-
-def test_each_group_of_channels_is_fetched_down_and_to_the_right_by_its_own_offsets():
-    layer = DeformableConv(GROUPS)
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.weight[:, :, 1, 1] = torch.eye(GROUPS)
-        # Group 3 at the kernel's centre: two pixels down, one to the right.
-        layer.conv_offset.bias[3 * 18 + 2 * 4] = 2
-        layer.conv_offset.bias[3 * 18 + 2 * 4 + 1] = 1
-        x = torch.rand(1, GROUPS, 8, 9)
-        y = layer(x, torch.zeros_like(x))
-    expected = x.clone()
-    expected[:, 3] = F.pad(x[:, 3], (0, 1, 0, 2))[:, 2:, 1:]
-    assert torch.allclose(y, expected, atol=1e-6)
 
 
 # ---------------------------------------------------------------------- training

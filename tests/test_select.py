@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import vcodecs
 from prune.budget import CostModel
-from prune.groups import find_groups
+from prune.groups import Group, Member, find_groups
 from prune.mask import relative_norms
 from prune.select import allowed_counts, choose
 from vcodecs import UserError
@@ -125,9 +125,29 @@ def test_any_scores_meet_any_possible_budget(seed, budget, align, spread):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(size=st.integers(1, 300), align=st.integers(1, 64), floor=st.floats(0, 0.99))
 def test_allowed_counts_are_multiples_from_the_floor_on_and_the_whole(size, align, floor):
-    counts = allowed_counts(size, align, floor)
+    counts = allowed_counts(group_of(size), align, floor)
     assert counts == sorted(set(counts))
     assert counts[-1] == size
     assert all(n % align == 0 and n >= floor * size and n >= 1 for n in counts[:-1])
     expected = [n for n in range(1, size) if n % align == 0 and n >= floor * size]
     assert counts[:-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("width", "align", "expected"),
+    [
+        (8, 8, [2, 3, 4, 5, 6, 7, 8]),
+        (8, 16, [2, 4, 6, 8]),
+        (6, 8, [4, 8]),
+        (6, 6, [2, 3, 4, 5, 6, 7, 8]),
+        (2, 8, [4, 8]),
+        (1, 3, [3, 6, 8]),
+    ],
+)
+def test_channels_that_go_in_bundles_are_aligned_as_channels(width, align, expected):
+    assert allowed_counts(group_of(8, width), align, 0.25) == expected
+
+
+def group_of(size, width=1):
+    rows = tuple(tuple(range(i * width, (i + 1) * width)) for i in range(size))
+    return Group("layer", size, (Member("layer", "out", rows),))

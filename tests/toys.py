@@ -19,6 +19,7 @@ from vcodecs.contract import (
     VideoCodec,
     round_up,
 )
+from vcodecs.deform import DeformableConv
 from vcodecs.layers import GDN, MaskedConv, ResBlock, SubpelConv, conv, deconv
 from vcodecs.motion import warp
 
@@ -354,6 +355,41 @@ class SharedLayer(Toy):
         return self.picture(torch.cat(both, dim=1))
 
 
+class Deformed(Toy):
+    """Features of the reference, fetched by offsets in eight groups, and a sum with a residual."""
+
+    def build(self) -> None:
+        self.features = conv(3, 16, 3)
+        self.steer = nn.Sequential(deconv(LATENT, 5, 3), nn.LeakyReLU(), deconv(5, 16, 3))
+        self.move = DeformableConv(16)
+        self.residual = nn.Sequential(deconv(LATENT, 5, 3), nn.ReLU(), deconv(5, 16, 3))
+        self.picture = conv(16, 3, 3)
+
+    def decode(self, latent: Tensor, reference: Reference) -> Tensor:
+        feature = self.features(reference.frame)
+        moved = self.move(feature, self.steer(latent))
+        return self.picture(moved + self.residual(latent))
+
+
+class Attended(Toy):
+    """Every position takes a mixture of its neighbours, weighted by how like they are."""
+
+    def build(self) -> None:
+        self.up = nn.Sequential(deconv(LATENT, 5, 3), nn.ReLU(), deconv(5, 6, 3))
+        self.query, self.key, self.value = (conv(6, 4, 3) for _ in range(3))
+        self.picture = conv(4, 3, 3)
+
+    def decode(self, latent: Tensor, reference: Reference) -> Tensor:
+        x = self.up(latent)
+        likeness = (self.query(x).unsqueeze(2) * _shifted(self.key(x))).sum(1)
+        weights = torch.softmax(likeness, dim=1).unsqueeze(1)
+        return self.picture((weights * _shifted(self.value(x))).sum(2))
+
+
+def _shifted(x: Tensor) -> Tensor:
+    return torch.stack([x.roll((i, 1 - i), (2, 3)) for i in range(3)], dim=2)
+
+
 WELL_BEHAVED = (
     SubpelChain,
     Normalised,
@@ -369,4 +405,6 @@ WELL_BEHAVED = (
     Scaled,
     Squeezed,
     SharedLayer,
+    Deformed,
+    Attended,
 )

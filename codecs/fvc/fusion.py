@@ -53,11 +53,8 @@ class Fusion(nn.Module):
 
 def _neighbours(x: Tensor) -> Tensor:
     """(N, C, 9, H, W): a tensor as seen from each position around, its border repeated."""
-    height, width = x.shape[-2:]
     padded = F.pad(x, [SIDE // 2] * 4, mode="replicate")
-    views = [
-        padded[..., row : row + height, column : column + width]
-        for row in range(SIDE)
-        for column in range(SIDE)
-    ]
+    # Ends counted from the end: constants in an exported graph of any size.
+    parts = [slice(i, i - SIDE + 1 or None) for i in range(SIDE)]
+    views = [padded[..., rows, columns] for rows in parts for columns in parts]
     return torch.stack(views, dim=2)

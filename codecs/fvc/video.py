@@ -76,7 +76,7 @@ class FVC(VideoCodec):
     name = "fvc"
     presets: Mapping[str, Widths] = {
         "official": Widths(),
-        "small": Widths(48, 24, 96, 40, 24, 64),
+        "small": Widths(64, 24, 96, 40, 24, 64),
         "fusion": Widths(24, 24, 96, 32, 24, 64, fusion=True),
         "tiny": Widths(8, 4, 6, 5, 4, 8),
     }
