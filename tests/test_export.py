@@ -320,8 +320,8 @@ def test_the_command_exports_a_checkpoint_at_the_size_asked_for(
 ):
     asked = []
 
-    def note(codec, folder, size):
-        asked.append((codec.name, codec.preset, Path(folder).name, size))
+    def note(codec, folder, size, deformable):
+        asked.append((codec.name, codec.preset, Path(folder).name, size, deformable))
         return 3e-6
 
     # The export itself is tested above.
@@ -331,10 +331,11 @@ def test_the_command_exports_a_checkpoint_at_the_size_asked_for(
         "bundle: a (onnxruntime agrees with torch to 3.0e-06)\n",
         "",
     )
-    call(tmp_path, command, checkpoint, "b", "--fixed", "--size", "640x384")
+    more = ("--fixed", "--size", "640x384", "--deformable", "GridSample")
+    call(tmp_path, command, checkpoint, "b", *more)
     assert asked == [
-        ("dcvc", "tiny", "a", Size(256, 448, dynamic=True)),
-        ("dcvc", "tiny", "b", Size(384, 640, dynamic=False)),
+        ("dcvc", "tiny", "a", Size(256, 448, dynamic=True), "DeformConv"),
+        ("dcvc", "tiny", "b", Size(384, 640, dynamic=False), "GridSample"),
     ]
 
 
