@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prune.report import Report
 from prune.report.cells import prefixed
+from prune.report.tables import where
 
 
 def headline(report: Report, folder: Path) -> str:
@@ -16,8 +17,8 @@ def headline(report: Report, folder: Path) -> str:
     for row in report.latency:
         if row.speedup:
             lines.append(
-                f"speed:   {row.speedup.median:.2f}x on {row.provider} "
-                f"(p10 {row.speedup.p10:.2f}, p90 {row.speedup.p90:.2f})"
+                f"speed:   {row.speedup.median:.2f}x on {where(row)} (p10 {row.speedup.p10:.2f}, "
+                f"p90 {row.speedup.p90:.2f})"
             )
     for entry in report.quality:
         for point in entry.points:
