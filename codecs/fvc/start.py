@@ -1,7 +1,8 @@
 """Initial weights of small presets, with which a short training gets somewhere.
 
-As in `vcodecs.copier`: what passes a network keeps its variance, the codec shows its reference
-before it is trained, and its encoders see differences. (Our own; docs/decisions.md.)
+What passes a network keeps its variance, as in `vcodecs.copier`. Features begin with the first
+stage of a classical transform, the residual's coder is its other stages, and the picture that is
+decoded at first is the reference with this residual. (Our own; docs/decisions.md.)
 """
 
 import torch
@@ -10,28 +11,26 @@ from torch import Tensor, nn
 from vcodecs.copier import DIFFERENCE_GAIN, keep_variance, zero
 from vcodecs.deform import DeformableConv
 from vcodecs.fvc.networks import Analysis, FeatureEncoder, ResidualBlock, Synthesis
+from vcodecs.klt import analyse, cascade, synthesise
 
 ACTIVATED = 2**0.5
 """Gain of a layer in front of an activation, which cuts half."""
 HALVED = 0.5
 """Gain of a layer in front of (or behind) `Resblocks`, whose outer skip doubles what passes."""
-COLOURS = 3
-PIXELS = ((2, 2), (2, 3), (3, 2), (3, 3))
-"""Where in a 5x5 kernel of stride 2 the four pixels are that share one position."""
+GAIN = 12.0
+"""Of the residual's latent: its coefficients are quantised by 1/12, about right at lambda 2048."""
+RESIDUAL = 0.03
+"""Standard deviation of a colour in what a prediction leaves over."""
+FAINT = 0.004
+"""Scale of what starts beside the transform; not zero, so that gradients pass."""
 
 
 @torch.no_grad()
-def start_as_copier(codec: nn.Module) -> None:
-    """Weights with which the decoded picture is the reference itself.
-
-    The first 12 channels of the features carry the colours of four pixels through; where there
-    are not so many, the first three carry their means.
-    """
+def start_as_hybrid(codec: nn.Module) -> None:
+    """Weights of a classical codec without motion."""
     _draw(codec)
     feature = codec.Decoder.deconv1.in_channels
-    pixels = [(pixel,) for pixel in PIXELS] if feature >= COLOURS * len(PIXELS) else [PIXELS]
-    carried = COLOURS * len(pixels)
-    _carry(codec, pixels, carried)
+    deviation, carried = _transform(codec)
     for block in (codec.Encoder.feature_extraction, codec.Decoder.recon_trunk):
         for part in (block.res1, block.res2, block.res3):
             _silence(part.conv2, carried)
@@ -39,8 +38,6 @@ def start_as_copier(codec: nn.Module) -> None:
     _copy(codec.aligner.deformable_convolution)
     codec.aligner.refine_conv2.weight.mul_(0.1)
     _silence(codec.aligner.refine_conv2, carried)
-    # Not zero, so that gradients pass from the first step on.
-    codec.resDecoder.deconv3.weight[:, :carried].mul_(0.001)
     if codec.fusion is not None:
         _copy(codec.fusion.deformable_convolution)
         codec.fusion.merge.weight.mul_(0.1)
@@ -48,9 +45,32 @@ def start_as_copier(codec: nn.Module) -> None:
     first = codec.aligner.offset_conv1.weight
     first[:, feature:] = -first[:, :feature]
     first.mul_(DIFFERENCE_GAIN)
-    codec.resEncoder.conv1.weight.mul_(DIFFERENCE_GAIN)
-    for network in (codec.EntropyCoding_offsetf, codec.EntropyCoding_residualf):
-        _start_parameters(network.parameters_net)
+    _start_parameters(codec.EntropyCoding_offsetf.parameters_net)
+    _start_parameters(codec.EntropyCoding_residualf.parameters_net, RESIDUAL * GAIN * deviation)
+
+
+def _transform(codec: nn.Module) -> tuple[Tensor, int]:
+    """Picture to features and back, their residual to its latent and back.
+
+    Returns the latent's deviations for colours of deviation 1, and how many features are used.
+    """
+    coder, decoder = codec.resEncoder, codec.resDecoder
+    convs = (codec.Encoder.conv1, coder.conv1, coder.conv2, coder.conv3)
+    steps = cascade([layer.out_channels for layer in convs])
+    first, second, third, last = (step.basis for step in steps)
+    scaled = (HALVED * first, HALVED * second, HALVED * third, GAIN * last)
+    for layer, basis in zip(convs, scaled, strict=True):
+        analyse(layer, basis)
+    out = codec.Decoder.deconv1
+    out.weight.normal_(0, 0.0005)
+    synthesise(out, HALVED * first)
+    ups = (decoder.deconv1, decoder.deconv2, decoder.deconv3)
+    for layer, basis in zip(ups, (HALVED * last / GAIN, HALVED * third, second), strict=True):
+        synthesise(layer, basis)
+    for block in (*coder.modules(), *decoder.modules()):
+        if isinstance(block, ResidualBlock):
+            block.conv2.weight.mul_(FAINT)
+    return steps[-1].deviation, len(first)
 
 
 def _draw(codec: nn.Module) -> None:
@@ -74,19 +94,6 @@ def _draw(codec: nn.Module) -> None:
             zero(block.conv_offset)
 
 
-def _carry(codec: nn.Module, pixels: list[tuple], carried: int) -> None:
-    """Picture to features and back."""
-    into, out = codec.Encoder.conv1, codec.Decoder.deconv1
-    into.weight[:carried] = 0
-    out.weight[:carried] = 0
-    out.weight[carried:].normal_(0, 0.0005)
-    for i, group in enumerate(pixels):
-        for colour in range(COLOURS):
-            for row, column in group:
-                into.weight[COLOURS * i + colour, colour, row, column] = HALVED / len(group)
-                out.weight[COLOURS * i + colour, colour, row, column] = HALVED
-
-
 def _copy(layer: DeformableConv) -> None:
     """A layer that moves its input and leaves it otherwise as it is."""
     nn.init.dirac_(layer.weight)
@@ -98,11 +105,13 @@ def _silence(layer: nn.Conv2d, carried: int) -> None:
     layer.bias[:carried] = 0
 
 
-def _start_parameters(network: nn.Module) -> None:
-    """Means of zero and deviations of one."""
+def _start_parameters(network: nn.Module, deviation: Tensor | None = None) -> None:
+    """Means of zero, deviations of one or of a transform's coefficients (C,)."""
     network.conv2.weight.mul_(HALVED)
     network.conv3.weight.mul_(0.1)
     means: Tensor
     means, roots = network.conv3.bias.chunk(2)
     means.zero_()
     roots.fill_(1)
+    if deviation is not None:
+        roots[: len(deviation)] = deviation.clamp_min(0.3).sqrt()

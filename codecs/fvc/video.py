@@ -34,7 +34,7 @@ from vcodecs.fvc.networks import (
     HyperEncoder,
     Synthesis,
 )
-from vcodecs.fvc.start import start_as_copier
+from vcodecs.fvc.start import start_as_hybrid
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class FVC(VideoCodec):
         self.fusion = Fusion(w.feature) if w.fusion else None
         self.normal = NormalBits()
         if preset != "official":
-            start_as_copier(self)
+            start_as_hybrid(self)
 
     # ------------------------------------------------------------------ estimation path
 

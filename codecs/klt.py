@@ -1,0 +1,99 @@
+"""The transform of a classical codec as initial weights.
+
+A network of strided convolutions learns to pass a picture on through few channels only slowly; a
+Karhunen-Loève transform of a model picture does so at once. Pictures are modelled as first-order
+Markov fields: neighbours correlate by 0.9, in both directions alike, and colours by 0.97.
+Every stage halves the size and keeps the directions that hold most of the variance.
+(Jain, Fundamentals of Digital Image Processing, 1989, section 5.11. Its use here is our own.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vcodecs.layers import SubpelConv
+
+COLOURS = 3
+CORRELATION, COLOUR_CORRELATION = 0.9, 0.97
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage: orthonormal `basis` (outputs, inputs, 2, 2), and `deviation` (outputs,)."""
+
+    basis: Tensor
+    deviation: Tensor
+    """Standard deviations of what comes out, where a colour's is 1."""
+
+
+def cascade(widths: Sequence[int]) -> list[Step]:
+    """Stages from three colours to `widths[-1]` channels at 1 / 2^len(widths) of the size.
+
+    Where a stage could keep more channels than there are, it keeps all that there are.
+    """
+    side = 2 ** len(widths)
+    covariance = _covariance(side)
+    channels, steps = COLOURS, []
+    for width in widths:
+        # (2x2 parts, what is in a part) for rows and for columns of the covariance.
+        parts = covariance.reshape((channels, side // 2, 2, side // 2, 2) * 2)
+        parts = parts.permute(1, 3, 0, 2, 4, 6, 8, 5, 7, 9)
+        count, size = (side // 2) ** 2, channels * 4
+        parts = parts.reshape(count, size, count, size)
+        basis = _principal(parts[0, :, 0], min(width, size))
+        covariance = torch.einsum("ai,piqj,bj->apbq", basis, parts, basis)
+        deviation = covariance[:, 0, :, 0].diagonal().clamp_min(0).sqrt()
+        steps.append(Step(basis.reshape(-1, channels, 2, 2).float(), deviation.float()))
+        channels, side = len(basis), side // 2
+    return steps
+
+
+def _covariance(side: int) -> Tensor:
+    """(3 * side^2, 3 * side^2), ordered by colour, row, column."""
+    places = torch.arange(side, dtype=torch.float64)
+    line = CORRELATION ** (places.unsqueeze(1) - places).abs()
+    colours = torch.full((COLOURS, COLOURS), COLOUR_CORRELATION, dtype=torch.float64)
+    colours.fill_diagonal_(1)
+    return torch.kron(colours, torch.kron(line, line))
+
+
+def _principal(covariance: Tensor, count: int) -> Tensor:
+    """(count, size): the directions of most variance, the most first, each mostly positive."""
+    directions = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :count].T
+    peaks = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    return directions * peaks.sign()
+
+
+@torch.no_grad()
+def analyse(layer: nn.Conv2d, basis: Tensor) -> None:
+    """Let a convolution of stride 2 apply `basis` to its first inputs, and only that."""
+    outputs, inputs = basis.shape[:2]
+    here = _four_taps(layer)
+    layer.weight[:outputs] = 0
+    layer.weight[:outputs, :inputs, here, here] = basis
+    layer.bias[:outputs] = 0
+
+
+@torch.no_grad()
+def synthesise(layer: SubpelConv | nn.ConvTranspose2d, basis: Tensor) -> None:
+    """Let a layer to twice the size undo `basis`, from its first inputs to its first outputs."""
+    inputs, outputs = basis.shape[:2]
+    if isinstance(layer, nn.ConvTranspose2d):
+        here = _four_taps(layer)
+        layer.weight[:inputs, :outputs] = 0
+        layer.weight[:inputs, :outputs, here, here] = basis
+        layer.bias[:outputs] = 0
+        return
+    inner = layer[0]
+    middle = inner.weight.shape[-1] // 2
+    inner.weight[: outputs * 4] = 0
+    inner.weight[: outputs * 4, :inputs, middle, middle] = basis.flatten(1).T
+    inner.bias[: outputs * 4] = 0
+
+
+def _four_taps(layer: nn.Conv2d | nn.ConvTranspose2d) -> slice:
+    """Where in a kernel the two rows (and columns) are that one position stands for."""
+    middle = layer.kernel_size[0] // 2
+    return slice(middle, middle + 2)
