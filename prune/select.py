@@ -39,6 +39,8 @@ def choose(
     counts = _threshold_counts(scores, notches, cost, budget)
     position = [_nearest(n, c) for n, c in zip(notches, counts, strict=True)]
     position = _meet(position, notches, scores, cost, budget)
+    if abs(_fraction(position, notches, cost) - budget) > TOLERANCE:
+        position = _around_coarse_notches(position, notches, scores, cost, budget)
     counts = [n[p] for n, p in zip(notches, position, strict=True)]
     reached = float(cost.fraction(_tensor(counts)))
     if abs(reached - budget) > TOLERANCE:
@@ -83,8 +85,12 @@ def _meet(
     scores: Sequence[Tensor],
     cost: CostModel,
     budget: float,
+    frozen: int | None = None,
 ) -> list[int]:
-    """Move counts notch by notch: the least loss of score for the MACs, then the best fit."""
+    """Move counts notch by notch: the least loss of score for the MACs, then the best fit.
+
+    The group `frozen` stays where it is, but for the fitting.
+    """
     ranked = [torch.sort(s.double().cpu(), descending=True).values for s in scores]
     while True:
         here = _fraction(position, notches, cost)
@@ -92,7 +98,7 @@ def _meet(
         best, best_price = None, math.inf
         for g in range(len(position)):
             moved = _moved(position, notches, g, step)
-            if moved is None:
+            if moved is None or g == frozen:
                 continue
             there = _fraction(moved, notches, cost)
             if (there - budget) * step > 0 or there == here:
@@ -105,6 +111,28 @@ def _meet(
         if best is None:
             return _fit(position, notches, cost, budget)
         position = best
+
+
+def _around_coarse_notches(
+    position: list[int],
+    notches: list[list[int]],
+    scores: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+) -> list[int]:
+    """The first that meets the budget with one group a notch further on and the others after it.
+
+    One notch of a group whose channels go in bundles may be more than all that is missing. Where
+    no group helps, the position stays.
+    """
+    for g in range(len(position)):
+        for step in (-1, 1):
+            moved = _moved(position, notches, g, step)
+            if moved is not None:
+                found = _meet(moved, notches, scores, cost, budget, frozen=g)
+                if abs(_fraction(found, notches, cost) - budget) <= TOLERANCE:
+                    return found
+    return position
 
 
 def _fit(
