@@ -127,10 +127,16 @@ def _parameters(dense: VideoCodec, sparse: VideoCodec) -> dict[str, Any]:
 def _channels(job: Job, kept: dict[str, list[int]]) -> dict[str, Any]:
     groups, by_layer = [], {}
     for group in job.channels.groups:
-        layers = [m.layer for m in group.producers()]
-        counts = {"dense": group.size, "sparse": len(kept[group.name])}
-        groups.append({"name": group.name, "layers": layers, **counts})
-        by_layer |= dict.fromkeys(layers, counts)
+        left = kept[group.name]
+        counts = {"dense": group.size * group.width, "sparse": len(left) * group.width}
+        groups.append(
+            {"name": group.name, "layers": [m.layer for m in group.producers()], **counts}
+        )
+        for member in group.producers():
+            by_layer[member.layer] = {
+                "dense": sum(map(len, member.channels)),
+                "sparse": sum(len(member.channels[i]) for i in left),
+            }
     return {"groups": groups, "by_layer": by_layer}
 
 

@@ -31,7 +31,7 @@ WIDTH = 100  # of what goes to a file or a pipe
 class PlannedGroup:
     """Channels that go together: the layers that make and that read them, and which would go.
 
-    `removed`: indices into the group's `channels`.
+    `removed`: indices into the group's `channels`, each of which is `width` of a tensor's.
     """
 
     name: str
@@ -39,6 +39,7 @@ class PlannedGroup:
     read_by: list[str]
     channels: int
     removed: list[int]
+    width: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def _planned(group: Group, kept: Sequence[int]) -> PlannedGroup:
         made_by=[m.layer for m in group.producers()],
         read_by=[m.layer for m in group.consumers()],
         channels=group.size,
+        width=group.width,
         removed=sorted(set(range(group.size)) - set(kept)),
     )
 
@@ -109,6 +111,7 @@ def _groups_table(plan: Plan) -> Table:
     for group in plan.groups:
         removed = len(group.removed)
         counts = (group.channels, group.channels - removed, removed)
+        counts = tuple(count * group.width for count in counts)
         table.add_row(_lines(group.made_by), _lines(group.read_by), *(str(n) for n in counts))
     return table
 
