@@ -281,11 +281,11 @@ def test_the_graphs_of_p_frames_tell_their_input_shapes(preset):
 @pytest.mark.parametrize("preset", ["tiny", "small", "official"])
 def test_the_graphs_of_i_frames_tell_their_input_shapes(preset):
     codec = vcodecs.create(INTRA, preset)
-    n = codec.presets[preset].latent
+    widths = codec.presets[preset]
     for size, (h, w) in PADDED.items():
-        latent = (1, n, h // 16, w // 16)
+        latent = (1, widths.latent, h // 16, w // 16)
         assert told_shapes(codec, *size) == {
-            "latent_hyper": (1, n, h // 64, w // 64),
+            "latent_hyper": (1, widths.hyper, h // 64, w // 64),
             **{f"latent_{part}": latent for part in KNOWN},
             "latent": latent,
         }

@@ -178,20 +178,18 @@ def test_a_fresh_small_codec_is_as_good_as_repeating_the_i_frame(preset, rate):
             with torch.no_grad():
                 coded = codec(frame, reference, rate)
             reference = coded.reference
-            assert psnr(coded.frame, shown) > 40, (seed, t)
-            assert abs(psnr(coded.frame, frame) - psnr(shown, frame)) < 0.2, (seed, t)
+            assert psnr(coded.frame, frame) > psnr(shown, frame) - 0.2, (seed, t)
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
-def test_the_first_picture_of_a_fresh_small_intra_codec_is_grey(preset):
+def test_a_fresh_small_intra_codec_shows_the_picture(preset):
     for seed in range(3):
         torch.manual_seed(seed)
         codec = vcodecs.create(INTRA, preset).eval()
         frame = picture(64, 64, seed)
         with torch.no_grad():
             coded = codec(frame, Reference(frame), 1.5)
-        assert coded.frame.mean() == pytest.approx(0.5, abs=0.05)
-        assert coded.frame.std() < 0.1 < frame.std()
+        assert psnr(coded.frame, frame) > {"tiny": 10, "small": 25}[preset]
 
 
 # Fresh hyper latents all round to zero: what multiplies nothing but them waits for the encoder.

@@ -13,10 +13,10 @@ from vcodecs.layers import ResBlock, SubpelConv, conv
 class ResidualBlock(nn.Module):
     """x + lrelu(conv2(lrelu(conv1(x))))."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.conv1 = conv(channels, channels, 3)
-        self.conv2 = conv(channels, channels, 3)
+        self.conv1 = conv(channels, hidden, 3)
+        self.conv2 = conv(hidden, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x))))
@@ -109,20 +109,21 @@ class UNet(nn.Module):
         return self.up_conv2(torch.cat((full, self.up2(x)), dim=1))
 
 
-def analysis(inputs: int, channels: int) -> nn.Sequential:
-    """To 1/16 of the size."""
+def analysis(inputs: int, width: int, latent: int) -> nn.Sequential:
+    """To the latent, 1/16 of the size."""
     layers: list[nn.Module] = []
-    for width in (inputs, channels, channels):
-        layers += [DownBlock(width, channels), ResidualBlock(channels)]
-    return nn.Sequential(*layers, conv(channels, channels, 3, 2))
+    for before in (inputs, width, width):
+        layers += [DownBlock(before, width), ResidualBlock(width, width)]
+    return nn.Sequential(*layers, conv(width, latent, 3, 2))
 
 
-def synthesis(channels: int, outputs: int) -> nn.Sequential:
-    """To 16 times the size."""
+def synthesis(latent: int, width: int, outputs: int) -> nn.Sequential:
+    """From the latent to 16 times its size."""
     layers: list[nn.Module] = []
-    for _ in range(3):
-        layers += [ResidualBlock(channels), UpBlock(channels, channels)]
-    return nn.Sequential(*layers, ResidualBlock(channels), SubpelConv(channels, outputs, kernel=1))
+    for before in (latent, width, width):
+        layers += [ResidualBlock(before, width), UpBlock(before, width)]
+    last = ResidualBlock(width, width), SubpelConv(width, outputs, kernel=1)
+    return nn.Sequential(*layers, *last)
 
 
 def hyper_encoder(latent: int, hyper: int) -> nn.Sequential:
@@ -133,13 +134,13 @@ def hyper_encoder(latent: int, hyper: int) -> nn.Sequential:
     return activated(*convs)
 
 
-def hyper_decoder(hyper: int, latent: int) -> nn.Sequential:
+def hyper_decoder(hyper: int, width: int, latent: int) -> nn.Sequential:
     """Hyper latent to a prior of twice the latent's channels, 4 times the size."""
-    wide = latent * 3 // 2
+    wide = width * 3 // 2
     return activated(
-        conv(hyper, latent, 3),
-        SubpelConv(latent, latent, kernel=1),
-        conv(latent, wide, 3),
+        conv(hyper, width, 3),
+        SubpelConv(width, width, kernel=1),
+        conv(width, wide, 3),
         SubpelConv(wide, wide, kernel=1),
         conv(wide, 2 * latent, 3),
     )

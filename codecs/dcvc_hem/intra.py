@@ -45,9 +45,13 @@ from vcodecs.layers import Bound, conv
 
 @dataclass(frozen=True)
 class IntraWidths:
-    """Channels: of everything at 1/2 to 1/64 of the size, of what is refined, of the UNet."""
+    """Channels: of the latent, of the layers around it, of the hyper latent, inside the priors
+    (a unit), of what is refined, of the UNet's scales."""
 
     latent: int = 192
+    width: int = 192
+    hyper: int = 192
+    prior: int = 192
     decoded: int = 16
     unet: tuple[int, int, int] = (32, 64, 128)
 
@@ -62,25 +66,25 @@ class DCVCHEMIntra(VideoCodec):
     name = "dcvc_hem_intra"
     presets: Mapping[str, IntraWidths] = {
         "official": IntraWidths(),
-        "small": IntraWidths(40, 16, (16, 24, 48)),
-        "tiny": IntraWidths(8, 8, (8, 8, 8)),
+        "small": IntraWidths(192, 48, 24, 10, 16, (16, 16, 32)),
+        "tiny": IntraWidths(8, 8, 8, 8, 8, (8, 8, 8)),
     }
 
     def __init__(self, preset: str = "official") -> None:
         super().__init__()
         self.preset = preset
         w = self.presets[preset]
-        n = w.latent
+        n, p = w.latent, w.prior
         self.q_basic = nn.Parameter(torch.ones(1, n, 1, 1))
         self.q_scale = first_scales()
-        self.enc = analysis(3, n)
-        self.hyper_enc = hyper_encoder(n, n)
-        self.hyper_dec = hyper_decoder(n, n)
-        self.y_prior_fusion = prior_network(2 * n, 3 * n, 3 * n, 3 * n)
-        self.y_spatial_prior = prior_network(4 * n, 3 * n, 3 * n, 2 * n)
-        self.dec = synthesis(n, w.decoded)
+        self.enc = analysis(3, w.width, n)
+        self.hyper_enc = hyper_encoder(n, w.hyper)
+        self.hyper_dec = hyper_decoder(w.hyper, p, n)
+        self.y_prior_fusion = prior_network(2 * n, 3 * p, 3 * p, 3 * n)
+        self.y_spatial_prior = prior_network(4 * n, 3 * p, 3 * p, 2 * n)
+        self.dec = synthesis(n, w.width, w.decoded)
         self.refine = nn.Sequential(UNet(w.decoded, w.decoded, w.unet), conv(w.decoded, 3, 3))
-        self.bit_estimator_z = BitEstimator(n)
+        self.bit_estimator_z = BitEstimator(w.hyper)
         self.gaussian = GaussianBits()
         self.step_bound = Bound(SMALLEST_STEP)
         if preset != "official":

@@ -1,31 +1,33 @@
 """Initial weights of small presets, with which a short training gets somewhere.
 
-As in `vcodecs.copier`: what passes a network keeps its variance, the P-frame network shows its
-reference before it is trained, and its encoders see differences. (Our own; docs/decisions.md.)
+What passes a network keeps its variance, as in `vcodecs.copier`; the intra network is a transform
+codec before it is trained, and the P-frame network one of its reference's differences. (Our own;
+docs/decisions.md.)
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vcodecs.copier import (
-    copy_channels,
-    keep_variance,
-    see_difference,
-    show_colours,
-    start_flow,
-    zero,
-)
+from vcodecs.copier import copy_channels, keep_variance, show_colours, start_flow, zero
 from vcodecs.dcvc_hem.blocks import DownBlock, GatedBlock, ResidualBlock, UNet, UpBlock
+from vcodecs.klt import COLOURS, Step, analyse, cascade, synthesise
 from vcodecs.layers import ResBlock, SubpelConv
 
 ACTIVATED = 2**0.5
 """Gain of a layer in front of an activation, which cuts half."""
-COLOURS = 3
+
+GAIN = 6.0
+"""Of latents: with the first steps of the rate points, 1.8 to 0.6, a coefficient of the transform
+is quantised by 0.3 to 0.1, which is about right for the official lambdas."""
+PICTURE, RESIDUAL = 0.25, 0.03
+"""Standard deviations of a colour in a picture, and in what a prediction leaves of it."""
+FAINT = 0.004
+"""Scale of what starts beside the transform; not zero, so that gradients pass."""
 
 
 @torch.no_grad()
-def start_as_copier(codec: nn.Module) -> None:
-    """Weights with which the decoded picture is the reference itself."""
+def start_as_hybrid(codec: nn.Module) -> None:
+    """Weights of a classical codec: the reference, and the transform of what it leaves over."""
     _draw(codec)
     for network in (codec.feature_extractor, codec.context_fusion_net):
         _unactivated(network, 0.7)
@@ -36,21 +38,79 @@ def start_as_copier(codec: nn.Module) -> None:
     start_flow(codec.optic_flow)
     zero(codec.mv_decoder[-1][0])
     _copy_through(codec)
-    see_difference(codec.contextual_encoder.conv1)
-    codec.contextual_encoder.conv4.weight.mul_(3)
     _start_priors(codec.mv_y_prior_fusion, codec.mv_y_spatial_prior)
-    _start_priors(codec.y_prior_fusion, codec.y_spatial_prior)
+    deviation = RESIDUAL * _transform_residual(codec)
+    _start_priors(codec.y_prior_fusion, codec.y_spatial_prior, deviation)
 
 
 @torch.no_grad()
 def start_intra(codec: nn.Module) -> None:
-    """Weights with which latents are about one and the first picture is grey."""
+    """Weights of a transform codec."""
     _draw(codec)
-    codec.enc[0].conv1.weight.mul_(1.5)
-    codec.enc[0].downsample.weight.mul_(1.5)
-    codec.refine[1].weight.mul_(0.02)
-    codec.refine[1].bias.fill_(0.5)
-    _start_priors(codec.y_prior_fusion, codec.y_spatial_prior)
+    deviation = PICTURE * _transform_picture(codec)
+    _start_priors(codec.y_prior_fusion, codec.y_spatial_prior, deviation)
+
+
+def _transform_picture(codec: nn.Module) -> Tensor:
+    """Picture to latent and back; returns the latent's deviations for colours of deviation 1."""
+    downs = [block for block in codec.enc if isinstance(block, DownBlock)]
+    ups = [block for block in codec.dec if isinstance(block, UpBlock)]
+    widths = [*(block.conv1.out_channels for block in downs), codec.enc[-1].out_channels]
+    steps = cascade(widths)
+    lifted = torch.full((COLOURS,), 0.5)
+    for block, step in zip(downs, steps[:-1], strict=True):
+        lifted = _analyse_lifted(block, step, lifted)
+    basis = GAIN * steps[-1].basis
+    analyse(codec.enc[-1], basis)
+    codec.enc[-1].bias[: len(basis)] = -basis.sum((2, 3)) @ lifted
+
+    undone = [steps[-1].basis / GAIN, *(step.basis for step in steps[-2::-1])]
+    for block, basis in zip(ups, undone, strict=False):
+        synthesise(block.upsample, basis)
+        block.conv.weight.mul_(FAINT)
+    synthesise(codec.dec[-1], undone[-1])
+    for block in (*codec.enc, *codec.dec):
+        if isinstance(block, ResidualBlock):
+            block.conv2.weight.mul_(FAINT)
+    unet, last = codec.refine
+    _copy_through_unet(unet)
+    show_colours(last)
+    last.bias.fill_(0.5)
+    return steps[-1].deviation
+
+
+def _analyse_lifted(block: DownBlock, step: Step, before: Tensor) -> Tensor:
+    """Apply `step` to inputs that are `before` too large; returns by how much the outputs are.
+
+    Lifted by far more than they vary, they pass activations unchanged: these are linear there.
+    """
+    count = len(step.basis)
+    after = 4 * PICTURE * step.deviation + 1
+    analyse(block.conv1, step.basis)
+    block.conv1.bias[:count] = after - step.basis.sum((2, 3)) @ before
+    copy_channels(block.conv2, 0, count)
+    block.downsample.weight[:count] = 0
+    return after
+
+
+def _transform_residual(codec: nn.Module) -> Tensor:
+    """As `_transform_picture`, of the frame less the context's colours; nothing here activates."""
+    encoder, decoder = codec.contextual_encoder, codec.contextual_decoder
+    downs = (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4)
+    steps = cascade([layer.out_channels for layer in downs])
+    first, *others, last = (step.basis for step in steps)
+    difference = torch.cat((first, -first), dim=1)
+    for layer, basis in zip(downs, (difference, *others, GAIN * last), strict=True):
+        analyse(layer, basis)
+    ups = (decoder.up1, decoder.up2, decoder.up3, decoder.up4)
+    for layer, basis in zip(ups, (last / GAIN, *others[::-1], first), strict=True):
+        synthesise(layer, basis)
+    for block in (encoder.res1, encoder.res2, decoder.res1, decoder.res2):
+        block.conv2.weight.mul_(FAINT)
+    joined = codec.recon_generation_net.first_conv
+    middle = joined.kernel_size[0] // 2
+    joined.weight[range(COLOURS), range(COLOURS), middle, middle] = 1
+    return steps[-1].deviation
 
 
 def _copy_through(codec: nn.Module) -> None:
@@ -66,10 +126,14 @@ def _copy_through(codec: nn.Module) -> None:
     first = reconstruction.first_conv
     copy_channels(first, codec.contextual_decoder.up4.outputs, COLOURS)
     for unet in (reconstruction.unet_1, reconstruction.unet_2):
-        for block in (unet.conv1, unet.up_conv2):
-            copy_channels(block.up_dim, 0, COLOURS)
-            _silence(block.conv[2])
+        _copy_through_unet(unet)
     show_colours(reconstruction.recon_conv)
+
+
+def _copy_through_unet(unet: UNet) -> None:
+    for block in (unet.conv1, unet.up_conv2):
+        copy_channels(block.up_dim, 0, COLOURS)
+        _silence(block.conv[2])
 
 
 def _silence(layer: nn.Conv2d) -> None:
@@ -107,10 +171,16 @@ def _unactivated(network: nn.Module, gain: float) -> None:
             keep_variance(layer[0] if isinstance(layer, SubpelConv) else layer, gain)
 
 
-def _start_priors(fusion: nn.Sequential, spatial: nn.Sequential) -> None:
-    """Steps and scales of one, means of zero."""
-    for network, offsets in ((fusion, (1.0, 1.0, 0.0)), (spatial, (1.0, 0.0, 1.0, 0.0))):
-        last = network[-1]
-        last.weight.mul_(0.1)
-        for bias, offset in zip(last.bias.chunk(len(offsets)), offsets, strict=True):
-            bias.fill_(offset)
+def _start_priors(
+    fusion: nn.Sequential, spatial: nn.Sequential, deviation: Tensor | None = None
+) -> None:
+    """Steps of one, means of zero, scales of one or of a transform's coefficients (C,)."""
+    channels = fusion[-1].out_channels // 3
+    scale = torch.ones(channels)
+    if deviation is not None:
+        scale[: len(deviation)] = (GAIN * deviation).clamp_min(0.5)
+    mean, (first, second) = torch.zeros(channels), scale.chunk(2)
+    halves = (first, mean[: len(first)], second, mean[: len(second)])
+    for network, start in ((fusion, (torch.ones(channels), scale, mean)), (spatial, halves)):
+        network[-1].weight.mul_(0.1)
+        network[-1].bias.copy_(torch.cat(start))

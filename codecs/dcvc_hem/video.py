@@ -47,7 +47,7 @@ from vcodecs.dcvc_hem.prior import (
     quantiser,
     second_parameters,
 )
-from vcodecs.dcvc_hem.start import start_as_copier
+from vcodecs.dcvc_hem.start import start_as_hybrid
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
 from vcodecs.layers import Bound, conv
 from vcodecs.motion import SpyNet, warp
@@ -55,11 +55,13 @@ from vcodecs.motion import SpyNet, warp
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels: of features and contexts, of the latent, of the motion latent, of hyper latents,
-    of the decoder's output, of the UNet's scales, of SpyNet."""
+    """Channels: of features and contexts, of the latent, inside the latent's priors (a unit), of
+    the motion latent, of hyper latents, of the decoder's output, of the UNet's scales, of SpyNet.
+    """
 
     feature: int = 64
     latent: int = 96
+    prior: int = 96
     motion: int = 64
     hyper: int = 64
     decoded: int = 32
@@ -85,8 +87,8 @@ class DCVCHEM(VideoCodec):
     name = "dcvc_hem"
     presets: Mapping[str, Widths] = {
         "official": Widths(),
-        "small": Widths(24, 32, 24, 24, 12, (16, 24, 48), (16, 32, 16, 8)),
-        "tiny": Widths(8, 8, 8, 8, 8, (8, 8, 8), (8, 8, 8, 8)),
+        "small": Widths(24, 96, 12, 24, 24, 12, (16, 24, 48), (16, 32, 16, 8)),
+        "tiny": Widths(8, 8, 8, 8, 8, 8, (8, 8, 8), (8, 8, 8, 8)),
     }
 
     def __init__(self, preset: str = "official") -> None:
@@ -99,7 +101,7 @@ class DCVCHEM(VideoCodec):
         self.laplace = LaplaceBits()
         self.step_bound = Bound(SMALLEST_STEP)
         if preset != "official":
-            start_as_copier(self)
+            start_as_hybrid(self)
 
     def _build_quantisers(self, w: Widths) -> None:
         self.mv_y_q_basic = nn.Parameter(torch.ones(1, w.motion, 1, 1))
@@ -109,17 +111,17 @@ class DCVCHEM(VideoCodec):
 
     def _build_motion(self, w: Widths) -> None:
         self.optic_flow = SpyNet(w.flow)
-        self.mv_encoder = analysis(2, w.motion)
+        self.mv_encoder = analysis(2, w.motion, w.motion)
         self.mv_hyper_prior_encoder = hyper_encoder(w.motion, w.hyper)
-        self.mv_hyper_prior_decoder = hyper_decoder(w.hyper, w.motion)
+        self.mv_hyper_prior_decoder = hyper_decoder(w.hyper, w.motion, w.motion)
         m = w.motion
         self.mv_y_prior_fusion = prior_network(3 * m, 3 * m, 3 * m, 3 * m)
         self.mv_y_spatial_prior = prior_network(4 * m, 3 * m, 3 * m, 2 * m)
-        self.mv_decoder = synthesis(w.motion, 2)
+        self.mv_decoder = synthesis(w.motion, w.motion, 2)
         self.bit_estimator_z_mv = BitEstimator(w.hyper)
 
     def _build_context(self, w: Widths) -> None:
-        n, y = w.feature, w.latent
+        n, y, p = w.feature, w.latent, w.prior
         self.feature_adaptor_I = conv(3, n, 3)
         self.feature_adaptor_P = conv(n, n, 1)
         self.feature_extractor = FeatureExtractor(n)
@@ -128,12 +130,12 @@ class DCVCHEM(VideoCodec):
         self.contextual_hyper_prior_encoder = activated(
             conv(y, w.hyper, 3), conv(w.hyper, w.hyper, 3, 2), conv(w.hyper, w.hyper, 3, 2)
         )
-        self.contextual_hyper_prior_decoder = hyper_decoder(w.hyper, y)
+        self.contextual_hyper_prior_decoder = hyper_decoder(w.hyper, p, y)
         self.temporal_prior_encoder = activated(
-            conv(n, y * 3 // 2, 3, 2), conv(y * 3 // 2, 2 * y, 3, 2), slope=0.1
+            conv(n, p * 3 // 2, 3, 2), conv(p * 3 // 2, 2 * y, 3, 2), slope=0.1
         )
-        self.y_prior_fusion = prior_network(5 * y, 4 * y, 3 * y, 3 * y)
-        self.y_spatial_prior = prior_network(4 * y, 3 * y, 3 * y, 2 * y)
+        self.y_prior_fusion = prior_network(5 * y, 4 * p, 3 * p, 3 * y)
+        self.y_spatial_prior = prior_network(4 * y, 3 * p, 3 * p, 2 * y)
         self.contextual_decoder = ContextualDecoder(n, y, w.decoded)
         self.recon_generation_net = Reconstruction(n, w.decoded, w.unet)
         self.bit_estimator_z = BitEstimator(w.hyper)
