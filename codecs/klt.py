@@ -7,8 +7,8 @@ Every stage halves the size and keeps the directions that hold most of the varia
 (Jain, Fundamentals of Digital Image Processing, 1989, section 5.11. Its use here is our own.)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ class Step:
     """Standard deviations of what comes out, where a colour's is 1."""
 
 
-def cascade(widths: Sequence[int]) -> list[Step]:
+@cache
+def cascade(widths: tuple[int, ...]) -> tuple[Step, ...]:
     """Stages from three colours to `widths[-1]` channels at 1 / 2^len(widths) of the size.
 
     Where a stage could keep more channels than there are, it keeps all that there are.
@@ -47,7 +48,7 @@ def cascade(widths: Sequence[int]) -> list[Step]:
         deviation = covariance[:, 0, :, 0].diagonal().clamp_min(0).sqrt()
         steps.append(Step(basis.reshape(-1, channels, 2, 2).float(), deviation.float()))
         channels, side = len(basis), side // 2
-    return steps
+    return tuple(steps)
 
 
 def _covariance(side: int) -> Tensor:

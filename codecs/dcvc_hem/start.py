@@ -15,7 +15,6 @@ from vcodecs.layers import ResBlock, SubpelConv
 
 ACTIVATED = 2**0.5
 """Gain of a layer in front of an activation, which cuts half."""
-
 GAIN = 6.0
 """Of latents: with the first steps of the rate points, 1.8 to 0.6, a coefficient of the transform
 is quantised by 0.3 to 0.1, which is about right for the official lambdas."""
@@ -55,7 +54,7 @@ def _transform_picture(codec: nn.Module) -> Tensor:
     """Picture to latent and back; returns the latent's deviations for colours of deviation 1."""
     downs = [block for block in codec.enc if isinstance(block, DownBlock)]
     ups = [block for block in codec.dec if isinstance(block, UpBlock)]
-    widths = [*(block.conv1.out_channels for block in downs), codec.enc[-1].out_channels]
+    widths = (*(block.conv1.out_channels for block in downs), codec.enc[-1].out_channels)
     steps = cascade(widths)
     lifted = torch.full((COLOURS,), 0.5)
     for block, step in zip(downs, steps[:-1], strict=True):
@@ -97,7 +96,7 @@ def _transform_residual(codec: nn.Module) -> Tensor:
     """As `_transform_picture`, of the frame less the context's colours; nothing here activates."""
     encoder, decoder = codec.contextual_encoder, codec.contextual_decoder
     downs = (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4)
-    steps = cascade([layer.out_channels for layer in downs])
+    steps = cascade(tuple(layer.out_channels for layer in downs))
     first, *others, last = (step.basis for step in steps)
     difference = torch.cat((first, -first), dim=1)
     for layer, basis in zip(downs, (difference, *others, GAIN * last), strict=True):

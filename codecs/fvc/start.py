@@ -56,7 +56,7 @@ def _transform(codec: nn.Module) -> tuple[Tensor, int]:
     """
     coder, decoder = codec.resEncoder, codec.resDecoder
     convs = (codec.Encoder.conv1, coder.conv1, coder.conv2, coder.conv3)
-    steps = cascade([layer.out_channels for layer in convs])
+    steps = cascade(tuple(layer.out_channels for layer in convs))
     first, second, third, last = (step.basis for step in steps)
     scaled = (HALVED * first, HALVED * second, HALVED * third, GAIN * last)
     for layer, basis in zip(convs, scaled, strict=True):
