@@ -103,7 +103,8 @@ class Traced:
 def trace(codec: VideoCodec) -> Traced:
     """Build the dependency graph of a P frame behind another, with its full reference.
 
-    And of one behind an I frame, where layers run that otherwise do not.
+    And of one behind an I frame, where a layer then reads what it otherwise does not.
+
     The codec is left as it was; no random numbers are drawn from torch's global generator.
     """
     training = codec.training
@@ -117,7 +118,7 @@ def trace(codec: VideoCodec) -> Traced:
         probe.requires_grad_(True)  # frozen parameters would be missing from the graph
         references = [full]
         bare = Reference(full.frame)
-        if not _layers_run(probe, frame, bare) <= _layers_run(probe, frame, full):
+        if not _watch(probe, frame, [bare]).edges <= _watch(probe, frame, references).edges:
             references.insert(0, bare)
         # A first pass finds the constants that the codec concatenates, which need doors as well,
         # and its sums.
@@ -205,10 +206,6 @@ def _watch(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> "Wat
     return watch
 
 
-def _layers_run(probe: Probe, frame: Tensor, reference: Reference) -> set[str]:
-    return set(_watch(probe, frame, [reference]).producers.values())
-
-
 class Fetch(NamedTuple):
     """A deformable convolution: what it made of `inputs` channels, whose offsets are in groups."""
 
@@ -226,6 +223,8 @@ class Watch(TorchFunctionMode):
         self.entries, self.sum_layers = probe.entries, probe.sums
         self.producers: dict[object, str] = {}
         """Node of autograd's graph -> the convolution that made it."""
+        self.edges: set[tuple[str, str]] = set()
+        """Which convolution reads what which other one has made."""
         self.outputs: list[Tensor] = []
         self.results: list[Tensor] = []
         self.grids: list[Tensor] = []
@@ -343,7 +342,8 @@ def _hooks(codec: VideoCodec, watch: Watch) -> Iterator[None]:
     """Note what every convolution makes, and every feature map that a decoder module yields."""
 
     def note(name: str) -> Callable:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        def hook(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            watch.edges.update((maker, name) for maker in watch.layers_behind(inputs))
             watch.producers[output.grad_fn] = name
 
         return hook
