@@ -1,0 +1,58 @@
+"""The bundled weights: they fit their codec, are trained and have a card; recipes name them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import vcodecs
+from prune.data import SourceSpec, open_source
+from vcodecs import Reference, checkpoints
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = sorted(checkpoints.BUNDLED.glob("*.safetensors"))
+PER_CODEC = 8_000_000 + 200_000
+"""Bytes of the float16 weights of a codec with its I frames', and of their headers."""
+
+each = pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    source = open_source(SourceSpec(kind="procedural", clips=1, height=128, width=128, seed=5))
+    return torch.from_numpy(source.read(0, 0, 3)).float() / 255
+
+
+@each
+def test_weights_fit_their_codec_and_have_a_card(path):
+    origin = checkpoints.origin(path)
+    codec = vcodecs.create(origin["codec"], origin["preset"], path.stem)
+    assert path.stem == f"{codec.name}_{codec.preset}"
+    assert "prune.train" in path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+@each
+def test_weights_are_trained(path, clip):
+    origin = checkpoints.origin(path)
+    codec = vcodecs.create(origin["codec"], origin["preset"], path.stem).eval()
+    reference = Reference(clip[:1])
+    with torch.no_grad():
+        for frame in clip[1:].split(1):
+            coded = codec(frame, reference, codec.rates()[-1])
+            reference = coded.reference
+            psnr = -10 * (coded.frame - frame).square().mean().log10()
+            assert psnr > 24 and coded.total_bits() < 1.5 * frame[0, 0].numel()
+
+
+def test_weights_are_small():
+    for name in {path.stem.removesuffix("_small").removesuffix("_intra") for path in WEIGHTS}:
+        files = [path for path in WEIGHTS if path.stem.startswith(f"{name}_")]
+        mine = files if name != "dcvc" else [p for p in files if "hem" not in p.stem]
+        assert sum(path.stat().st_size for path in mine) <= PER_CODEC
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_that_runs_out_of_the_box_names_bundled_weights(path):
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert recipe["codec"]["checkpoint"] in {weights.stem for weights in WEIGHTS}
