@@ -12,8 +12,8 @@ from vcodecs import Reference, checkpoints
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = sorted(checkpoints.BUNDLED.glob("*.safetensors"))
-PER_CODEC = 8_000_000 + 200_000
-"""Bytes of the float16 weights of a codec with its I frames', and of their headers."""
+PER_CODEC = 8_000_000
+"""Bytes of the weights of a codec with its I frames'."""
 
 each = pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
 
