@@ -127,8 +127,7 @@ def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionPro
 def _register_arena() -> None:
     """One CPU arena for all sessions that grows by what is asked for.
 
-    The default one grows by powers of two: the official DCVC's graphs of 1920x1088, which need
-    3 GiB, took more than 20.
+    The default one grows by powers of two: graphs of 1920x1088 that need 3 GiB took more than 20.
     """
     import onnxruntime as ort
 
