@@ -69,6 +69,15 @@ def test_the_operator_is_chosen_for_a_while():
     assert has_deformable(codec) and not has_deformable(codec[0])
 
 
+def test_training_and_inference_compute_the_same():
+    layer = DeformableConv(16)
+    nn.init.normal_(layer.conv_offset.weight, 0, 0.2)
+    x, steering = torch.rand(2, 1, 16, 10, 12)
+    with torch.no_grad():
+        learning, showing = layer.train()(x, steering), layer.eval()(x, steering)
+    assert torch.allclose(learning, showing, atol=CLOSE)
+
+
 def test_gradients_reach_what_it_reads_and_what_steers_it():
     layer = DeformableConv(8)
     nn.init.normal_(layer.conv_offset.weight, 0, 0.1)
