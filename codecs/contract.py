@@ -119,6 +119,26 @@ class DecoderGraph(nn.Module):
         }
 
 
+def grapher(codec: "VideoCodec", height: int, width: int) -> Callable[..., DecoderGraph]:
+    """What makes the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+
+    It takes name, function, inputs as (channels, stride) by name, outputs, and `after_intra`.
+    """
+    size = round_up(height), round_up(width)
+
+    def graph(
+        name: str,
+        function: Callable[..., Tensor | tuple[Tensor, ...]],
+        inputs: Mapping[str, tuple[int, int]],
+        outputs: tuple[str, ...],
+        after_intra: bool = False,
+    ) -> DecoderGraph:
+        specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+        return DecoderGraph(name, codec, function, specs, outputs, size, after_intra)
+
+    return graph
+
+
 class VideoCodec(nn.Module, ABC):
     """Base of all codecs. `name` is the registered name, `preset` one of `presets`."""
 

@@ -7,6 +7,8 @@ from vcodecs.motion import SpyNet
 
 DIFFERENCE_GAIN = 6.0
 """Makes the difference of frame and prediction, a few hundredths, a signal of about one."""
+ACTIVATED = 2**0.5
+"""Gain of a layer in front of an activation, which cuts half."""
 GAINS = {
     "mvEncoder": 1.0,
     "temporalPriorEncoder": 1.0,
@@ -14,7 +16,7 @@ GAINS = {
     "mvDecoder_part1": 0.6,
     "contextualDecoder_part1": 0.6,
 }
-"""Gain of a layer; sqrt(2) where half is cut by an activation. IGDN multiplies what is large, so
+"""Gain of a layer; `ACTIVATED` where nothing is said. IGDN multiplies what is large, so
 chains of it have to start below one."""
 
 
@@ -32,7 +34,7 @@ def start_as_copier(codec: nn.Module) -> None:
     for name, network in codec.named_children():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                keep_variance(layer, GAINS.get(name, 2**0.5))
+                keep_variance(layer, GAINS.get(name, ACTIVATED))
     start_flow(codec.opticFlow)
     zero(codec.mvDecoder_part2[-1])
 
@@ -93,10 +95,15 @@ def zero(layer: nn.Conv2d) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def copy_channels(layer: nn.Conv2d, first_input: int, count: int) -> None:
-    """Make outputs 0 ... count - 1 copies of the inputs from `first_input` on."""
+def silence(layer: nn.Conv2d, count: int) -> None:
+    """Make outputs 0 ... count - 1 zero, so that nothing is added to what they carry."""
     layer.weight[:count] = 0
     layer.bias[:count] = 0
+
+
+def copy_channels(layer: nn.Conv2d, first_input: int, count: int) -> None:
+    """Make outputs 0 ... count - 1 copies of the inputs from `first_input` on."""
+    silence(layer, count)
     centre = layer.kernel_size[0] // 2
     for i in range(count):
         layer.weight[i, first_input + i, centre, centre] = 1

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from vcodecs.contract import (
     CodedFrame,
     DecoderGraph,
-    GraphTensor,
     Reference,
     Stage,
     VideoCodec,
-    round_up,
+    grapher,
 )
 from vcodecs.copier import start_as_copier
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
@@ -240,7 +239,6 @@ class DCVC(VideoCodec):
         return dict(state)
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
-        size = round_up(height), round_up(width)
         motion, latent = self.mvDecoder_part1[0].in_channels, self.auto_regressive.in_channels
         motion_hyper = self.mvpriorDecoder[0].in_channels
         latent_hyper = self.priorDecoder[0].in_channels
@@ -249,9 +247,7 @@ class DCVC(VideoCodec):
         temporal = self.temporalPriorEncoder[6].out_channels
         context = self.context_refine[1].out_channels
 
-        def graph(name, function, inputs, outputs):  # noqa: ANN001
-            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
-            return DecoderGraph(name, self, function, specs, outputs, size)
+        graph = grapher(self, height, width)
 
         return (
             graph(

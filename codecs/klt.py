@@ -17,6 +17,10 @@ from vcodecs.layers import SubpelConv
 
 COLOURS = 3
 CORRELATION, COLOUR_CORRELATION = 0.9, 0.97
+PICTURE, RESIDUAL = 0.25, 0.03
+"""Standard deviations of a colour in a picture, and in what a prediction leaves of it."""
+FAINT = 0.004
+"""Scale of what starts beside the transform; not zero, so that gradients pass."""
 
 
 @dataclass(frozen=True)

@@ -144,28 +144,27 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
     height = section.latency_height if size.dynamic else size.height
     width = section.latency_width if size.dynamic else size.width
-    dense, sparse = (_bundles(job, codecs[name], bundles[name]) for name in codecs)
+    places = {name: _bundles(job, codec, bundles[name]) for name, codec in codecs.items()}
     rows = [
         compare_latency(
-            (codecs["dense"], dense[operator]),
-            (codecs["sparse"], sparse[operator]),
+            (codecs["dense"], places["dense"][operator]),
+            (codecs["sparse"], places["sparse"][operator]),
             height,
             width,
             section.runs,
             section.threads,
             provider,
-            operator if len(dense) > 1 else "",
+            operator if len(places["dense"]) > 1 else "",
         )
-        for operator in dense
+        for operator in places["dense"]
         for provider in providers()
     ]
     counted = {}
     for name, codec in codecs.items():
         graphs = codec.steady_graphs(section.height, section.width)
         shapes = {k: list(v) for graph in graphs for k, v in graph.input_shapes().items()}
-        folder_of = _bundles(job, codec, bundles[name])
         # Sampling for a deformable convolution looks like a warp, which is not counted.
-        place = folder_of.get("DeformConv", bundles[name])
+        place = places[name].get("DeformConv", bundles[name])
         counted[name] = bundle_macs(place, [graph.name for graph in graphs], shapes)
     write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
 

@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from prune.pruners import custom_pruners
 from vcodecs import CodedFrame, Reference, VideoCodec
+from vcodecs.contract import SIZE_MULTIPLE
 from vcodecs.layers import SubpelConv
 
-SIDE = 64
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, SubpelConv)
 
 
@@ -112,17 +112,17 @@ def trace(codec: VideoCodec) -> Traced:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         device = next(codec.parameters()).device
-        frame = torch.rand(1, 3, SIDE, SIDE, device=device)
+        frame = torch.rand(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE, device=device)
         full = _full_reference(codec.eval(), frame)
         probe = Probe(codec, full).to(device).eval()
         probe.requires_grad_(True)  # frozen parameters would be missing from the graph
-        references = [full]
-        bare = Reference(full.frame)
-        if not _watch(probe, frame, [bare]).edges <= _watch(probe, frame, references).edges:
-            references.insert(0, bare)
         # A first pass finds the constants that the codec concatenates, which need doors as well,
         # and its sums.
+        references, bare = [full], Reference(full.frame)
         first = _watch(probe, frame, references)
+        if not _watch(probe, frame, [bare]).edges <= first.edges:
+            references.insert(0, bare)
+            first = _watch(probe, frame, references)
         doors = {f"constant_{i}": Door(width) for i, width in enumerate(first.constants)}
         probe.entries.update(nn.ModuleDict(doors).to(device))
         sums = {str(i): Sum(width) for i, width in enumerate(first.sums)}
@@ -301,7 +301,8 @@ class Watch(TorchFunctionMode):
     ) -> Tensor:
         """A stack of views of one tensor with one edge; with all, the paths multiply."""
         first, *rest = tensors
-        if all(self.layers_behind([x]) == self.layers_behind([first]) for x in rest):
+        makers = self.layers_behind([first])
+        if all(self.layers_behind([x]) == makers for x in rest):
             tensors = [first, *(x.detach() for x in rest)]
         return function(tensors, dim, **kwargs)
 

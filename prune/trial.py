@@ -12,8 +12,9 @@ import torch
 
 from prune.groups import Group, remove_from
 from prune.mask import zero_channels
-from prune.trace import CONVOLUTIONS, SIDE
+from prune.trace import CONVOLUTIONS
 from vcodecs import Reference, VideoCodec
+from vcodecs.contract import SIZE_MULTIPLE
 
 TOLERANCE = 1e-4
 """Relative; what goes wrong is far larger, rounding errors over three frames far smaller."""
@@ -26,7 +27,7 @@ def faults(codec: VideoCodec, groups: Sequence[Group]) -> dict[str, str]:
         torch.manual_seed(0)
         shaken = copy.deepcopy(codec).cpu().eval()
         _draw_weights(shaken)
-        frames = torch.rand(FRAMES + 1, 3, SIDE, SIDE)
+        frames = torch.rand(FRAMES + 1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE)
         return _search(shaken, tuple(groups), frames)
 
 

@@ -92,6 +92,18 @@ def picture(height, width, phase=0.0):
     return (0.5 + 0.35 * torch.stack(waves))[None]
 
 
+def extracts(features):
+    """What the reference data hold of large features (1, C, H, W): their middle and moments."""
+    held = {}
+    for key, value in features.items():
+        feature = value[0].numpy()
+        row, column = feature.shape[1] // 2 - 6, feature.shape[2] // 2 - 6
+        held[f"{key}.crop"] = feature[:, row : row + 12, column : column + 12]
+        held[f"{key}.channel_mean"] = feature.mean((1, 2))
+        held[f"{key}.channel_std"] = feature.std((1, 2))
+    return held
+
+
 def fill(name, shape):
     """The float32 array of the state-dict entry `name`."""
     noise = np.random.RandomState(crc32(name.encode())).random_sample(tuple(shape)) * 2 - 1

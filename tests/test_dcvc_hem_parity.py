@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hem import INTRA, VIDEO, both_codecs, needs_reference, official, record
-from reference_fill import REFERENCE, picture
+from reference_fill import REFERENCE, extracts, picture
 
 from vcodecs import Reference
 
@@ -62,12 +62,7 @@ def our_arrays(name):
 def _named(name, seen):
     tensors, features = (_of_the_i_frame if name == INTRA else _of_a_p_frame)(seen)
     named = {key: value[0].numpy() for key, value in tensors.items()}
-    for key, value in features.items():
-        feature = value[0].numpy()
-        row, column = feature.shape[1] // 2 - 6, feature.shape[2] // 2 - 6
-        named[f"{key}.crop"] = feature[:, row : row + 12, column : column + 12]
-        named[f"{key}.channel_mean"] = feature.mean((1, 2))
-        named[f"{key}.channel_std"] = feature.std((1, 2))
+    named |= extracts(features)
     streams = {"motion": "mv_y", "motion_hyper": "mv_z", "latent": "y", "latent_hyper": "z"}
     for stream, bits in seen.coded.bits.items():
         named[f"bits_{streams[stream]}"] = bits.numpy()[0]

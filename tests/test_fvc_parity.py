@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fvc import needs_reference, official, record
-from reference_fill import REFERENCE
+from reference_fill import REFERENCE, extracts
 from torch.nn import functional as F
 
 from vcodecs import Reference
@@ -79,12 +79,7 @@ def _named(seen, frame):
         "recon_feature": into("Decoder"),
     }
     named = {key: value[0].numpy() for key, value in tensors.items()}
-    for key, value in features.items():
-        feature = value[0].numpy()
-        row, column = feature.shape[1] // 2 - 6, feature.shape[2] // 2 - 6
-        named[f"{key}.crop"] = feature[:, row : row + 12, column : column + 12]
-        named[f"{key}.channel_mean"] = feature.mean((1, 2))
-        named[f"{key}.channel_std"] = feature.std((1, 2))
+    named |= extracts(features)
     bits = {OFFICIAL[stream]: float(bits) for stream, bits in seen.coded.bits.items()}
     for name, (symbols, *known) in zip(("off_y", "res_y"), seen.inputs["normal"], strict=True):
         bits[name] += charged(symbols, *known, ERF_ENDS) - charged(symbols, *known, math.inf)

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from vcodecs.contract import (
     CodedFrame,
     DecoderGraph,
-    GraphTensor,
     Reference,
     Stage,
     VideoCodec,
-    round_up,
+    grapher,
 )
 from vcodecs.dcvc_hem.blocks import (
     UNet,
@@ -135,35 +134,28 @@ class DCVCHEMIntra(VideoCodec):
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The latent enters dequantised: (first + second step's part) * step * quantiser."""
-        size = round_up(height), round_up(width)
-        latent = GraphTensor(self.dec[0].conv1.in_channels, 16)
+        graph = grapher(self, height, width)
+        latent = self.dec[0].conv1.in_channels, 16
         expected = {f"latent_{part}": latent for part in ("step", "scale", "mean")}
-        hyper = GraphTensor(self.hyper_dec[0].in_channels, 64)
         return (
-            DecoderGraph(
+            graph(
                 "latent_parameters",
-                self,
                 lambda codec, known: tuple(codec.latent_parameters(known)),
-                {"latent_hyper": hyper},
+                {"latent_hyper": (self.hyper_dec[0].in_channels, 64)},
                 tuple(expected),
-                size,
             ),
-            DecoderGraph(
+            graph(
                 "latent_second_parameters",
-                self,
                 lambda codec, first, *known: second_parameters(
                     codec.y_spatial_prior, first, Parameters(*known)
                 ),
                 {"latent_first": latent, **expected},
                 ("latent_second_scale", "latent_second_mean"),
-                size,
             ),
-            DecoderGraph(
+            graph(
                 "reconstruction",
-                self,
                 lambda codec, decoded: codec.reconstruct(decoded).clamp(0, 1),
                 {"latent": latent},
                 ("frame",),
-                size,
             ),
         )

@@ -8,20 +8,22 @@ docs/decisions.md.)
 import torch
 from torch import Tensor, nn
 
-from vcodecs.copier import copy_channels, keep_variance, show_colours, start_flow, zero
+from vcodecs.copier import (
+    ACTIVATED,
+    copy_channels,
+    keep_variance,
+    show_colours,
+    silence,
+    start_flow,
+    zero,
+)
 from vcodecs.dcvc_hem.blocks import DownBlock, GatedBlock, ResidualBlock, UNet, UpBlock
-from vcodecs.klt import COLOURS, Step, analyse, cascade, synthesise
+from vcodecs.klt import COLOURS, FAINT, PICTURE, RESIDUAL, Step, analyse, cascade, synthesise
 from vcodecs.layers import ResBlock, SubpelConv
 
-ACTIVATED = 2**0.5
-"""Gain of a layer in front of an activation, which cuts half."""
 GAIN = 6.0
 """Of latents: with the first steps of the rate points, 1.8 to 0.6, a coefficient of the transform
 is quantised by 0.3 to 0.1, which is about right for the official lambdas."""
-PICTURE, RESIDUAL = 0.25, 0.03
-"""Standard deviations of a colour in a picture, and in what a prediction leaves of it."""
-FAINT = 0.004
-"""Scale of what starts beside the transform; not zero, so that gradients pass."""
 
 
 @torch.no_grad()
@@ -64,7 +66,7 @@ def _transform_picture(codec: nn.Module) -> Tensor:
     codec.enc[-1].bias[: len(basis)] = -basis.sum((2, 3)) @ lifted
 
     undone = [steps[-1].basis / GAIN, *(step.basis for step in steps[-2::-1])]
-    for block, basis in zip(ups, undone, strict=False):
+    for block, basis in zip(ups, undone[:-1], strict=True):
         synthesise(block.upsample, basis)
         block.conv.weight.mul_(FAINT)
     synthesise(codec.dec[-1], undone[-1])
@@ -117,10 +119,10 @@ def _copy_through(codec: nn.Module) -> None:
     copy_channels(codec.feature_adaptor_I, 0, COLOURS)
     copy_channels(codec.feature_adaptor_P, 0, COLOURS)
     copy_channels(codec.feature_extractor.conv1, 0, COLOURS)
-    _silence(codec.feature_extractor.res_block1.conv2)
+    silence(codec.feature_extractor.res_block1.conv2, COLOURS)
     fusion = codec.context_fusion_net
-    _silence(fusion.conv1_out)
-    _silence(fusion.res_block1_out.conv2)
+    silence(fusion.conv1_out, COLOURS)
+    silence(fusion.res_block1_out.conv2, COLOURS)
     reconstruction = codec.recon_generation_net
     first = reconstruction.first_conv
     copy_channels(first, codec.contextual_decoder.up4.outputs, COLOURS)
@@ -132,13 +134,7 @@ def _copy_through(codec: nn.Module) -> None:
 def _copy_through_unet(unet: UNet) -> None:
     for block in (unet.conv1, unet.up_conv2):
         copy_channels(block.up_dim, 0, COLOURS)
-        _silence(block.conv[2])
-
-
-def _silence(layer: nn.Conv2d) -> None:
-    """Nothing is added to the colours."""
-    layer.weight[:COLOURS] = 0
-    layer.bias[:COLOURS] = 0
+        silence(block.conv[2], COLOURS)
 
 
 def _draw(codec: nn.Module) -> None:

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from vcodecs.contract import (
     CodedFrame,
     DecoderGraph,
-    GraphTensor,
     Reference,
     Stage,
     VideoCodec,
-    round_up,
+    grapher,
 )
 from vcodecs.dcvc_hem.blocks import (
     activated,
@@ -261,7 +260,6 @@ class DCVCHEM(VideoCodec):
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """Latents enter dequantised: (first + second step's part) * step * quantiser."""
-        size = round_up(height), round_up(width)
         motion = self.mv_decoder[0].conv1.in_channels
         latent = self.contextual_decoder.up1[0].in_channels
         temporal = self.temporal_prior_encoder[2].out_channels
@@ -275,9 +273,7 @@ class DCVCHEM(VideoCodec):
             "quarter_context": (quarter, 4),
         }
 
-        def graph(name, function, inputs, outputs, after_intra=False):  # noqa: ANN001
-            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
-            return DecoderGraph(name, self, function, specs, outputs, size, after_intra)
+        graph = grapher(self, height, width)
 
         def expected(of: str, channels: int) -> dict[str, tuple[int, int]]:
             return {f"{of}_{part}": (channels, 16) for part in ("step", "scale", "mean")}

@@ -8,21 +8,15 @@ decoded at first is the reference with this residual. (Our own; docs/decisions.m
 import torch
 from torch import Tensor, nn
 
-from vcodecs.copier import DIFFERENCE_GAIN, keep_variance, zero
+from vcodecs.copier import ACTIVATED, DIFFERENCE_GAIN, keep_variance, silence, zero
 from vcodecs.deform import DeformableConv
 from vcodecs.fvc.networks import Analysis, FeatureEncoder, ResidualBlock, Synthesis
-from vcodecs.klt import analyse, cascade, synthesise
+from vcodecs.klt import FAINT, RESIDUAL, analyse, cascade, synthesise
 
-ACTIVATED = 2**0.5
-"""Gain of a layer in front of an activation, which cuts half."""
 HALVED = 0.5
 """Gain of a layer in front of (or behind) `Resblocks`, whose outer skip doubles what passes."""
 GAIN = 12.0
 """Of the residual's latent: its coefficients are quantised by 1/12, about right at lambda 2048."""
-RESIDUAL = 0.03
-"""Standard deviation of a colour in what a prediction leaves over."""
-FAINT = 0.004
-"""Scale of what starts beside the transform; not zero, so that gradients pass."""
 
 
 @torch.no_grad()
@@ -33,15 +27,15 @@ def start_as_hybrid(codec: nn.Module) -> None:
     deviation, carried = _transform(codec)
     for block in (codec.Encoder.feature_extraction, codec.Decoder.recon_trunk):
         for part in (block.res1, block.res2, block.res3):
-            _silence(part.conv2, carried)
+            silence(part.conv2, carried)
     # Every channel, so that the residual is a difference in all of them.
     _copy(codec.aligner.deformable_convolution)
     codec.aligner.refine_conv2.weight.mul_(0.1)
-    _silence(codec.aligner.refine_conv2, carried)
+    silence(codec.aligner.refine_conv2, carried)
     if codec.fusion is not None:
         _copy(codec.fusion.deformable_convolution)
         codec.fusion.merge.weight.mul_(0.1)
-        _silence(codec.fusion.merge, carried)
+        silence(codec.fusion.merge, carried)
     first = codec.aligner.offset_conv1.weight
     first[:, feature:] = -first[:, :feature]
     first.mul_(DIFFERENCE_GAIN)
@@ -97,12 +91,6 @@ def _draw(codec: nn.Module) -> None:
 def _copy(layer: DeformableConv) -> None:
     """A layer that moves its input and leaves it otherwise as it is."""
     nn.init.dirac_(layer.weight)
-
-
-def _silence(layer: nn.Conv2d, carried: int) -> None:
-    """Nothing is added to what is carried."""
-    layer.weight[:carried] = 0
-    layer.bias[:carried] = 0
 
 
 def _start_parameters(network: nn.Module, deviation: Tensor | None = None) -> None:

@@ -16,11 +16,10 @@ from torch.nn import functional as F
 from vcodecs.contract import (
     CodedFrame,
     DecoderGraph,
-    GraphTensor,
     Reference,
     Stage,
     VideoCodec,
-    round_up,
+    grapher,
 )
 from vcodecs.entropy import BitEstimator, NormalBits, noisy, rounded
 from vcodecs.fvc.fusion import Fusion
@@ -220,7 +219,6 @@ class FVC(VideoCodec):
 
         Behind an I frame it is that frame's picture twice.
         """
-        size = round_up(height), round_up(width)
         motion = self.aligner.offset_decoder.deconv1.in_channels
         latent = self.resDecoder.deconv1.in_channels
         feature = self.Decoder.deconv1.in_channels
@@ -228,9 +226,7 @@ class FVC(VideoCodec):
         earlier = {"previous_feature": (6, 1)} if fusing else {}
         before = {"reference_feature": (feature, 2)} if fusing else {}
 
-        def graph(name, function, inputs, outputs):  # noqa: ANN001
-            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
-            return DecoderGraph(name, self, function, specs, outputs, size)
+        graph = grapher(self, height, width)
 
         return (
             graph(
