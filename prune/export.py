@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim
+from torch.nn import functional as F
 
 import vcodecs
 from prune.cli import main
@@ -37,6 +38,7 @@ FORMAT = "leanvc-bundle-1"
 OPSET = 20
 TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime, relative to the tensor's largest value."""
+SMOOTH = 16
 LARGEST = 128  # frames of dynamic bundles: up to 128 x 64 = 8192 pixels a side
 
 
@@ -139,14 +141,24 @@ def _register_arena() -> None:
 
 
 def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs of the right shapes: whole numbers for symbols and pictures in [0, 1] alike."""
+    """Inputs of the right shapes: whole numbers for latents, soft pictures and features.
+
+    What is finer than the latents is drawn at 1/16 of the size and interpolated. Sampling at a
+    position that is rounded to float32, a part of the width, would tell nothing of white noise:
+    its neighbours differ by as much as there is.
+    """
     generator = np.random.default_rng(seed)
-    return {
-        name: generator.random(shape, np.float32)
-        if name == "reference"
-        else np.round(generator.normal(0, 2, shape)).astype(np.float32)
-        for name, shape in graph.input_shapes().items()
-    }
+    inputs = {}
+    for name, shape in graph.input_shapes().items():
+        if graph.inputs[name].stride >= SMOOTH:
+            inputs[name] = np.round(generator.normal(0, 2, shape)).astype(np.float32)
+            continue
+        coarse = (*shape[:2], *(2 + side // SMOOTH for side in shape[2:]))
+        low, high = (0, 1) if name == "reference" else (-4, 4)
+        drawn = torch.from_numpy(generator.uniform(low, high, coarse).astype(np.float32))
+        soft = F.interpolate(drawn, shape[2:], mode="bilinear", align_corners=True)
+        inputs[name] = soft.numpy()
+    return inputs
 
 
 def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
