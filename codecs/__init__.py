@@ -6,7 +6,7 @@ Names are imported when first used, so that what needs no torch does not load it
 from importlib import import_module
 from typing import Any
 
-from vcodecs.errors import UserError
+from lvc.errors import UserError
 
 _HOMES = {
     "CodedFrame": "vcodecs.contract",

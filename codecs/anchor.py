@@ -15,7 +15,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from vcodecs.errors import UserError
+from lvc.errors import UserError
 
 MATRICES = {"bt709": Colorspace.ITU709, "bt601": Colorspace.ITU601}
 RANGES = {"limited": ColorRange.MPEG, "full": ColorRange.JPEG}

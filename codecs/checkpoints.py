@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lvc.errors import UserError
+from lvc.files import replacing
 from vcodecs.contract import SIZE_MULTIPLE, Reference, VideoCodec
-from vcodecs.errors import UserError
-from vcodecs.files import replacing
 
 BUNDLED = Path(__file__).parent / "weights"
 FORMAT = "leanvc-1"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs.errors import UserError
+from lvc.errors import UserError
 from vcodecs.parts import module_of
 
 SIZE_MULTIPLE = 64

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import vcodecs
+from lvc.errors import UserError
 from vcodecs.anchor import (
     ClipCoder,
     Colour,
@@ -21,7 +22,6 @@ from vcodecs.anchor import (
     video_encoder,
 )
 from vcodecs.contract import CodedFrame, Reference
-from vcodecs.errors import UserError
 
 
 class IntraCodec(ABC):

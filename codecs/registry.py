@@ -3,8 +3,8 @@
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from lvc.errors import UserError
 from vcodecs.contract import VideoCodec
-from vcodecs.errors import UserError
 
 GROUP = "leanvc.codecs"
 

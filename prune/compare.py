@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reports = [load_report(run) for run in options.runs]
     except Exception as error:
         # Imported late: vcodecs loads torch, which a table of figures should not wait for.
-        from vcodecs.errors import UserError
+        from lvc.errors import UserError
 
         if not isinstance(error, UserError):
             raise

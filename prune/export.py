@@ -24,13 +24,13 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 import vcodecs
+from lvc.files import atomic_write, replacing
 from prune.cli import main
 from prune.deform import onnx_translations
 from prune.progress import console
 from vcodecs import DecoderGraph, UserError, VideoCodec, checkpoints
 from vcodecs.contract import SIZE_MULTIPLE
 from vcodecs.deform import Operator, computed_by, has_deformable
-from vcodecs.files import atomic_write, replacing
 from vcodecs.layers import fold
 
 BUNDLE = "bundle.json"

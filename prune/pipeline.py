@@ -252,7 +252,7 @@ def _left(job: Job, kept: dict[str, list[int]], layer: str, side: str, width: in
 
 
 def _save_pictures(result: Evaluation, path: Path) -> None:
-    from vcodecs.files import replacing
+    from lvc.files import replacing
 
     arrays = {}
     for i, picture in enumerate(result.pictures):

@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.text import Text
 
+from lvc.files import atomic_write, leftovers
 from prune.progress import console
 from vcodecs import UserError
-from vcodecs.files import atomic_write, leftovers
 
 VERSION = 1
 """Raised when a change of the code makes results on disk worthless."""

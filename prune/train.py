@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import vcodecs
+from lvc.files import atomic_write
 from prune.cli import main, recipe_parser
 from prune.data import check_sources, open_source
 from prune.load import load_recipe
@@ -14,7 +15,6 @@ from prune.recipe import TeacherRecipe, phases_of, settings_of
 from prune.steps import STATE
 from prune.trainer import Trainer
 from vcodecs import UserError, checkpoints
-from vcodecs.files import atomic_write
 
 RECORD = "recipe.json"
 

@@ -19,13 +19,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from lvc.files import replacing
 from prune.data import TrainingClips, batches
 from prune.objective import Outcome, rate_distortion
 from prune.progress import Progress
 from prune.rates import Tradeoff
 from prune.steps import STATE
 from vcodecs import Stage, UserError, VideoCodec
-from vcodecs.files import replacing
 from vcodecs.intra import IntraCodec
 from vcodecs.parts import module_of
 

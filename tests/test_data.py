@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from lvc.errors import UserError
 from prune.data import ClipError, SourceSpec, check_sources, open_source, render
 from prune.data.cache import DecodedCache
-from vcodecs.errors import UserError
 
 LUMA = {"bt709": (0.2126, 0.0722), "bt601": (0.299, 0.114)}  # weights of red and blue
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lvc.errors import UserError
 from prune.data import Procedural, SourceSpec, TrainingClips, batches, open_source
-from vcodecs.errors import UserError
 
 FRAMES, HEIGHT, WIDTH = 9, 40, 56
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcodecs.files import atomic_write, leftovers, replacing
+from lvc.files import atomic_write, leftovers, replacing
 
 
 class Crash(BaseException):

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from lvc.errors import UserError
 from prune.report import Report, charts, load_report
 from prune.report.cells import digits, markdown_text, prefixed, signed
 from prune.report.pictures import Picture, difference
 from prune.report.render import write_report
 from prune.report.schema import Curve
-from vcodecs.errors import UserError
 
 SECTIONS = [
     "compute",

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from lvc.files import leftovers, replacing
 from prune.steps import RECORD, STATE, Steps, read_json, write_json
 from vcodecs import UserError
-from vcodecs.files import leftovers, replacing
 
 
 class Killed(BaseException):

@@ -5,12 +5,12 @@ import torch
 from training import JOINT, MOTION, Killed, Recorder, make, same, weights
 
 import vcodecs
+from lvc.files import leftovers
 from prune import trainer as trainer_module
 from prune.rates import Tradeoff, interpolated
 from prune.steps import STATE
 from prune.trainer import Phase
 from vcodecs import UserError, checkpoints
-from vcodecs.files import leftovers
 
 
 @pytest.fixture(scope="module")

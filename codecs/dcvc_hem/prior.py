@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lvc.errors import UserError
 from vcodecs.dcvc_hem.blocks import activated
 from vcodecs.entropy import noisy, rounded
-from vcodecs.errors import UserError
 from vcodecs.layers import conv
 
 RATES = (0.0, 1.0, 2.0, 3.0)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lvc.errors import UserError
 from prune.data.cache import CACHE_BYTES, decoded
 from prune.data.motion import Motion, draw_camera, expose, over, warp
 from prune.data.procedural import draw_shape
 from prune.data.source import ClipError, ClipInfo, Source, files_in
-from vcodecs.errors import UserError
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
 VIMEO_LIST = "sep_trainlist.txt"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vcodecs.errors import UserError
+from lvc.errors import UserError
 
 
 class ClipError(UserError):

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lvc.errors import UserError
 from prune.data.images import IMAGE_SUFFIXES, VIMEO_LIST, Frames, ImagesInMotion, is_clip
 from prune.data.procedural import Procedural
 from prune.data.source import Source, files_in
 from prune.data.videos import RAW_SUFFIXES, VIDEO_SUFFIXES, Colour, RawVideos, Videos
-from vcodecs.errors import UserError
 
 Kind = Literal["procedural", "images", "frames", "videos", "yuv", "vimeo"]
 

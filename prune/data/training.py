@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lvc.errors import UserError
 from prune.data.source import ClipError, Source, check_sources
-from vcodecs.errors import UserError
 
 ATTEMPTS = 50  # clips in a row that may be unreadable before the data is called broken
 STRIDE_2 = 0.15  # share of the samples that take every second frame: faster motion

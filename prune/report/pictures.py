@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vcodecs.errors import UserError
+from lvc.errors import UserError
 
 WIDEST = 640
 BUDGET = 4_000_000  # bytes of all pictures as they stand in the page

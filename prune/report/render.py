@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lvc.files import atomic_write
 from prune.report import cells, charts, headlines, tables
 from prune.report.pictures import Picture, Pictures, strips
 from prune.report.schema import REPORT_NAME, Report
-from vcodecs.files import atomic_write
 
 __all__ = ["Picture", "Pictures", "write_report"]
 

@@ -286,6 +286,6 @@ def load_report(path: str | Path) -> Report:
 
 def _refuse(message: str) -> NoReturn:
     # Imported late: vcodecs loads torch, which a reader of reports would wait seconds for.
-    from vcodecs.errors import UserError
+    from lvc.errors import UserError
 
     raise UserError(message)
