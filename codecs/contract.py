@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import ClassVar, Literal
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvc.errors import UserError
+from lvc.program import Step
+from vcodecs.entropy import BitEstimator
 from vcodecs.parts import module_of
 
 SIZE_MULTIPLE = 64
@@ -139,6 +141,38 @@ def grapher(codec: "VideoCodec", height: int, width: int) -> Callable[..., Decod
     return graph
 
 
+@dataclass(frozen=True)
+class WaveGraph:
+    """What an auto-regressive model expects of single positions, any number of them at once.
+
+    `function(codec, *inputs)` of (n, C, 1, 1), and of what lies around the positions, the input
+    whose name ends in "_patch" (n, C, 3, 5): two rows above, and the row of the position itself,
+    of which only what is left of the middle may be looked at. `inputs`: channels by name.
+    """
+
+    name: str
+    function: Callable[..., tuple[Tensor, ...]]
+    inputs: Mapping[str, int]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a codec's frames become bits: what the receiver runs, and what its latents come from.
+
+    `steps`: the receiver's program. `priors`: by stream the distribution of its hyper latent.
+    `analyse(stream, frame, tensors, rate)` gives the encoder's latent, in units of its quantiser,
+    and its hyper latent. `quantisers`: by stream, channels' factors (1, C, 1, 1) and rate points'
+    factors (R, 1, 1, 1); only for codecs of many rates. `waves`: of auto-regressive models.
+    """
+
+    steps: tuple[Step, ...]
+    priors: Mapping[str, BitEstimator]
+    analyse: Callable[[str, Tensor, Mapping[str, Tensor], float | None], tuple[Tensor, Tensor]]
+    quantisers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    waves: tuple[WaveGraph, ...] = ()
+
+
 class VideoCodec(nn.Module, ABC):
     """Base of all codecs. `name` is the registered name, `preset` one of `presets`."""
 
@@ -199,6 +233,10 @@ class VideoCodec(nn.Module, ABC):
             else:
                 names.append(name)
         return tuple(names)
+
+    def coding(self) -> Coding:
+        """How frames are coded with real bits. UserError where a codec has only estimates."""
+        raise UserError(f"codec {self.name} has no `coding`: its bits can only be estimated")
 
     def tied_channels(self) -> tuple[tuple[str, str], ...]:
         """Pairs (field of `Reference`, producing module) that must lose the same channels."""

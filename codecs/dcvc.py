@@ -14,12 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
+    Coding,
     DecoderGraph,
     Reference,
     Stage,
     VideoCodec,
+    WaveGraph,
     grapher,
 )
 from vcodecs.copier import start_as_copier
@@ -30,6 +33,7 @@ from vcodecs.layers import (
     MaskedConv,
     ResBlock,
     SubpelConv,
+    beside,
     conv,
     deconv,
 )
@@ -194,7 +198,9 @@ class DCVC(VideoCodec):
 
     def motion_parameters(self, prior: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Means and scales of the motion latent from its hyperprior and its decoded part."""
-        spatial = self.auto_regressive_mv(latent)
+        return self._motion_from(prior, self.auto_regressive_mv(latent))
+
+    def _motion_from(self, prior: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
         mean, scale = self.entropy_parameters_mv(torch.cat((prior, spatial), dim=1)).chunk(2, 1)
         return mean, scale
 
@@ -202,7 +208,12 @@ class DCVC(VideoCodec):
         self, temporal: Tensor, prior: Tensor, latent: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Means and scales of the latent from the three priors."""
-        joined = torch.cat((temporal, prior, self.auto_regressive(latent)), dim=1)
+        return self._latent_from(temporal, prior, self.auto_regressive(latent))
+
+    def _latent_from(
+        self, temporal: Tensor, prior: Tensor, spatial: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        joined = torch.cat((temporal, prior, spatial), dim=1)
         mean, scale = self.entropy_parameters(joined).chunk(2, 1)
         return mean, scale
 
@@ -237,6 +248,47 @@ class DCVC(VideoCodec):
 
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
+
+    def coding(self) -> Coding:
+        """Latents are rounded around their means, which takes their order, that of wavefronts."""
+        motion_prior, motion = (self.mvpriorDecoder[4].out_channels, self.auto_regressive_mv)
+        latent_prior, latent = (self.priorDecoder[4].out_channels, self.auto_regressive)
+        return Coding(
+            steps=(
+                Step("hyper", "motion"),
+                Step("run", "motion_prior"),
+                Step("waves", "motion", "motion_wave"),
+                Step("run", "context"),
+                Step("hyper", "latent"),
+                Step("run", "latent_prior"),
+                Step("waves", "latent", "latent_wave"),
+                Step("run", "reconstruction"),
+            ),
+            priors={"motion": self.bitEstimator_z_mv, "latent": self.bitEstimator_z},
+            analyse=lambda stream, frame, tensors, _: _analyse(self, stream, frame, tensors),
+            waves=(
+                WaveGraph(
+                    "motion_wave",
+                    lambda codec, prior, patch: codec._motion_from(
+                        prior, beside(codec.auto_regressive_mv, patch)
+                    ),
+                    {"motion_prior": motion_prior, "motion_latent_patch": motion.in_channels},
+                    ("motion_mean", "motion_scale"),
+                ),
+                WaveGraph(
+                    "latent_wave",
+                    lambda codec, temporal, prior, patch: codec._latent_from(
+                        temporal, prior, beside(codec.auto_regressive, patch)
+                    ),
+                    {
+                        "temporal_prior": self.temporalPriorEncoder[6].out_channels,
+                        "latent_prior": latent_prior,
+                        "latent_patch": latent.in_channels,
+                    },
+                    ("latent_mean", "latent_scale"),
+                ),
+            ),
+        )
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         motion, latent = self.mvDecoder_part1[0].in_channels, self.auto_regressive.in_channels
@@ -291,6 +343,16 @@ class DCVC(VideoCodec):
                 ("frame",),
             ),
         )
+
+
+def _analyse(
+    codec: DCVC, stream: str, frame: Tensor, tensors: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    if stream == "motion":
+        latent = codec.mvEncoder(codec.opticFlow(frame, tensors["reference"])[0])
+        return latent, codec.mvpriorEncoder(latent)
+    latent = codec.contextualEncoder(torch.cat((frame, tensors["context"]), dim=1))
+    return latent, codec.priorEncoder(latent)
 
 
 def _context_and_temporal_prior(

@@ -72,6 +72,15 @@ class MaskedConv(MaskedConv2d):
         return self._conv_forward(x, self.weight * self.mask, self.bias)
 
 
+def beside(layer: nn.Conv2d, patch: Tensor) -> Tensor:
+    """A `MaskedConv` (folded or not) at single positions, (n, C, 1, 1), from what it sees there.
+
+    `patch`: (n, C, 3, 5), two rows above and the position's own, the position in the middle.
+    """
+    weight = layer.weight * layer.mask if isinstance(layer, MaskedConv) else layer.weight
+    return F.conv2d(patch, weight[:, :, :3], layer.bias)
+
+
 class SubpelConv(nn.Sequential):
     """Sub-pixel convolution, x`factor`: a convolution to factor^2 times the channels, shuffled.
 

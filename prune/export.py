@@ -6,14 +6,12 @@ bundle.json with the wiring: what every graph is fed with, what it yields, hashe
 
 import argparse
 import contextlib
-import functools
-import hashlib
 import io
 import json
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -24,17 +22,17 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 import vcodecs
+from lvc.bundle import BUNDLE, ENTROPY, FORMAT, file_hash, session
 from lvc.files import atomic_write, replacing
 from prune.cli import main
 from prune.deform import onnx_translations
 from prune.progress import console
 from vcodecs import DecoderGraph, UserError, VideoCodec, checkpoints
-from vcodecs.contract import SIZE_MULTIPLE
+from vcodecs.coding import can_code, entropy_of, identity
+from vcodecs.contract import SIZE_MULTIPLE, WaveGraph
 from vcodecs.deform import Operator, computed_by, has_deformable
 from vcodecs.layers import fold
 
-BUNDLE = "bundle.json"
-FORMAT = "leanvc-bundle-1"
 OPSET = 20
 TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime, relative to the tensor's largest value."""
@@ -76,6 +74,8 @@ def export_bundle(
                 _export_graph(graph, temporary, size.dynamic)
             worst = max(worst, _check(folded, graph, temporary, size))
         entries.append(_entry(graph, path))
+    if can_code(codec):
+        entries += [_export_wave(folded, wave, folder) for wave in folded.coding().waves]
     bundle = {
         "format": FORMAT,
         "codec": codec.name,
@@ -86,58 +86,10 @@ def export_bundle(
         "size_multiple": SIZE_MULTIPLE,
         "size": None if size.dynamic else [graphs[0].size[0], graphs[0].size[1]],
         "graphs": entries,
+        "coding": _coding(codec, folder),
     }
     atomic_write(folder / BUNDLE, json.dumps(bundle, indent=2) + "\n")
     return worst
-
-
-def read_bundle(folder: str | Path) -> dict:
-    """bundle.json of a folder, every graph's hash checked. UserError where it is not whole."""
-    path = Path(folder) / BUNDLE
-    try:
-        bundle = json.loads(path.read_text(encoding="utf-8"))
-        if bundle["format"] != FORMAT:
-            raise UserError(f"{path}: its format is {bundle['format']!r}; {FORMAT} can be read")
-        expected = {path.parent / entry["file"]: entry["sha256"] for entry in bundle["graphs"]}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a readable bundle ({reason})") from error
-    for file, digest in expected.items():
-        if not file.is_file() or _hash(file) != digest:
-            raise UserError(f"{file}: missing, or not the graph that bundle.json was written for")
-    return bundle
-
-
-def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
-    """An onnxruntime session on one provider; denormals count as zero.
-
-    In this thread from then on they do so everywhere, until `torch.set_flush_denormal(False)`.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Trained weights leave denormal activations, which are up to a hundred times slower.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    _register_arena()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-
-
-@functools.cache
-def _register_arena() -> None:
-    """One CPU arena for all sessions that grows by what is asked for.
-
-    The default one grows by powers of two: graphs of 1920x1088 that need 3 GiB took more than 20.
-    """
-    import onnxruntime as ort
-
-    memory = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    same_as_requested = ort.OrtArenaCfg(0, 1, -1, -1)
-    ort.create_and_register_allocator(memory, same_as_requested)
 
 
 def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
@@ -202,12 +154,16 @@ def _check(folded: VideoCodec, graph: DecoderGraph, path: Path, size: Size) -> f
         results = running.run(None, inputs)
         worst = max(worst, _largest_difference(expected, results))
     torch.set_flush_denormal(False)
+    _refuse_beyond(worst, graph.name)
+    return worst
+
+
+def _refuse_beyond(worst: float, name: str) -> None:
     if not worst <= TOLERANCE:
         raise UserError(
-            f"graph {graph.name}: onnxruntime differs from torch by {worst:.2g} (relative; "
+            f"graph {name}: onnxruntime differs from torch by {worst:.2g} (relative; "
             f"allowed {TOLERANCE:g})"
         )
-    return worst
 
 
 def _largest_difference(expected: Sequence[Tensor], results: Sequence[np.ndarray]) -> float:
@@ -224,7 +180,7 @@ def _entry(graph: DecoderGraph, path: Path) -> dict:
     return {
         "name": graph.name,
         "file": path.name,
-        "sha256": _hash(path),
+        "sha256": file_hash(path),
         "inputs": {
             name: {"channels": spec.channels, "stride": spec.stride}
             for name, spec in graph.inputs.items()
@@ -233,8 +189,70 @@ def _entry(graph: DecoderGraph, path: Path) -> dict:
     }
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _export_wave(codec: VideoCodec, wave: WaveGraph, folder: Path) -> dict:
+    """The graph of single positions, as many at once as there are; checked as all others."""
+    path = folder / f"{wave.name}.onnx"
+    generator = np.random.default_rng(1)
+
+    def inputs(count: int) -> dict[str, np.ndarray]:
+        sides = {name: (3, 5) if name.endswith("_patch") else (1, 1) for name in wave.inputs}
+        return {
+            name: generator.normal(0, 2, (count, channels, *sides[name])).astype(np.float32)
+            for name, channels in wave.inputs.items()
+        }
+
+    module = _Wave(codec, wave)
+    with replacing(path) as temporary:
+        with _silence():
+            program = torch.onnx.export(
+                module,
+                tuple(torch.from_numpy(value) for value in inputs(3).values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(wave.inputs),
+                output_names=list(wave.outputs),
+                dynamic_shapes=(tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs),),
+                verbose=False,
+            )
+        program.save(temporary)
+        running, worst = session(temporary), 0.0
+        for count in (3, 1, 40):
+            given = inputs(count)
+            with torch.no_grad():
+                expected = module(*(torch.from_numpy(value) for value in given.values()))
+            worst = max(worst, _largest_difference(expected, running.run(None, given)))
+        torch.set_flush_denormal(False)
+        _refuse_beyond(worst, wave.name)
+    return {
+        "name": wave.name,
+        "file": path.name,
+        "sha256": file_hash(path),
+        "inputs": {name: {"channels": channels} for name, channels in wave.inputs.items()},
+        "outputs": list(wave.outputs),
+        "positions": True,
+    }
+
+
+class _Wave(torch.nn.Module):
+    def __init__(self, codec: VideoCodec, wave: WaveGraph) -> None:
+        super().__init__()
+        self.codec, self.wave = codec, wave
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.wave.function(self.codec, *inputs)
+
+
+def _coding(codec: VideoCodec, folder: Path) -> dict | None:
+    """What a player needs beside the graphs: the program, the tables, which weights it is of."""
+    if not can_code(codec):
+        return None
+    path = folder / ENTROPY
+    atomic_write(path, json.dumps(entropy_of(codec)) + "\n")
+    return {
+        "weights": identity(codec),
+        "steps": [asdict(step) for step in codec.coding().steps],
+        "entropy": {"file": path.name, "sha256": file_hash(path)},
+    }
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from prune.export import example_inputs, session
+from lvc.bundle import session
+from prune.export import example_inputs
 from vcodecs import VideoCodec
 
 

@@ -11,8 +11,9 @@ from onnx import TensorProto, helper
 from toys import SubpelChain, shaken
 
 import vcodecs
+from lvc.bundle import read_bundle, session
 from prune import export
-from prune.export import Size, command, example_inputs, export_bundle, read_bundle, session
+from prune.export import Size, command, example_inputs, export_bundle
 from prune.groups import find_groups
 from prune.macs import decoder_macs
 from prune.onnx_macs import bundle_macs, graph_macs

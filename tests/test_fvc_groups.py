@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import clip
 
+from lvc.bundle import read_bundle, session
 from prune.budget import CostModel
-from prune.export import Size, example_inputs, export_bundle, read_bundle, session
+from prune.export import Size, example_inputs, export_bundle
 from prune.groups import find_groups, sort_out
 from prune.macs import decoder_macs
 from prune.mask import relative_norms

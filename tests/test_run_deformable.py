@@ -3,7 +3,7 @@
 import pytest
 from whole_runs import RECIPE, finish, folder_with_recipe, killed_and_started_again, start, trained
 
-from prune.export import read_bundle
+from lvc.bundle import read_bundle
 from prune.report import load_report
 
 DEFORMABLE = RECIPE.replace("{name: dcvc, ", "{name: fvc, ").replace(

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
+    Coding,
     DecoderGraph,
     Reference,
     Stage,
@@ -131,6 +133,24 @@ class DCVCHEMIntra(VideoCodec):
 
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
+
+    def coding(self) -> Coding:
+        return Coding(
+            steps=(
+                Step("hyper", "latent"),
+                Step("run", "latent_parameters"),
+                Step("fields", "latent", "latent_second_parameters", distribution="normal"),
+                Step("run", "reconstruction"),
+            ),
+            priors={"latent": self.bit_estimator_z},
+            analyse=lambda _, frame, __, rate: self._analyse(frame, rate),
+            quantisers={"latent": (self.step_bound(self.q_basic), self.q_scale)},
+        )
+
+    def _analyse(self, frame: Tensor, rate: float | None) -> tuple[Tensor, Tensor]:
+        divisor = quantiser(self.q_basic, self.q_scale, rate, self.step_bound)
+        latent = self.enc(frame).float() / divisor
+        return latent, self.hyper_enc(latent)
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The latent enters dequantised: (first + second step's part) * step * quantiser."""

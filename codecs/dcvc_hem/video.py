@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
+    Coding,
     DecoderGraph,
     Reference,
     Stage,
@@ -258,6 +260,26 @@ class DCVCHEM(VideoCodec):
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
 
+    def coding(self) -> Coding:
+        return Coding(
+            steps=(
+                Step("hyper", "motion"),
+                Step("run", "motion_parameters"),
+                Step("fields", "motion", "motion_second_parameters"),
+                Step("run", "context", after_intra="context_after_intra"),
+                Step("hyper", "latent"),
+                Step("run", "latent_parameters"),
+                Step("fields", "latent", "latent_second_parameters"),
+                Step("run", "reconstruction"),
+            ),
+            priors={"motion": self.bit_estimator_z_mv, "latent": self.bit_estimator_z},
+            analyse=lambda *known: _analyse(self, *known),
+            quantisers={
+                "motion": (self.step_bound(self.mv_y_q_basic), self.mv_y_q_scale),
+                "latent": (self.step_bound(self.y_q_basic), self.y_q_scale),
+            },
+        )
+
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """Latents enter dequantised: (first + second step's part) * step * quantiser."""
         motion = self.mv_decoder[0].conv1.in_channels
@@ -338,6 +360,24 @@ class DCVCHEM(VideoCodec):
                 ("frame", "feature"),
             ),
         )
+
+
+def _analyse(
+    codec: DCVCHEM,
+    stream: str,
+    frame: Tensor,
+    tensors: Mapping[str, Tensor],
+    rate: float | None,
+) -> tuple[Tensor, Tensor]:
+    if stream == "motion":
+        divisor = quantiser(codec.mv_y_q_basic, codec.mv_y_q_scale, rate, codec.step_bound)
+        flow, _ = codec.optic_flow(frame, tensors["reference"])
+        latent = codec.mv_encoder(flow).float() / divisor
+        return latent, codec.mv_hyper_prior_encoder(latent)
+    divisor = quantiser(codec.y_q_basic, codec.y_q_scale, rate, codec.step_bound)
+    contexts = tuple(tensors[f"{scale}context"] for scale in ("", "half_", "quarter_"))
+    latent = codec.contextual_encoder(frame, contexts).float() / divisor
+    return latent, codec.contextual_hyper_prior_encoder(latent)
 
 
 def _nothing(prior: Tensor, basic: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
+    Coding,
     DecoderGraph,
     Reference,
     Stage,
@@ -214,6 +216,24 @@ class FVC(VideoCodec):
         children = {name for name, _ in self.named_children()}
         return {key: value for key, value in state.items() if key.split(".")[0] in children}
 
+    def coding(self) -> Coding:
+        first = () if self.fusion is None else (Step("first", "previous_feature", copies=2),)
+        return Coding(
+            steps=(
+                *first,
+                Step("hyper", "motion"),
+                Step("run", "motion_parameters"),
+                Step("plain", "motion", distribution="normal"),
+                Step("run", "alignment"),
+                Step("hyper", "latent"),
+                Step("run", "latent_parameters"),
+                Step("plain", "latent", distribution="normal"),
+                Step("run", "reconstruction"),
+            ),
+            priors={"motion": self.EntropyCoding_offsetz, "latent": self.EntropyCoding_residualz},
+            analyse=lambda stream, frame, tensors, _: _analyse(self, stream, frame, tensors),
+        )
+
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The receiver; with fusion, `previous_feature` is the `feature` of the frame before.
 
@@ -254,6 +274,17 @@ class FVC(VideoCodec):
                 ("frame",),
             ),
         )
+
+
+def _analyse(
+    codec: FVC, stream: str, frame: Tensor, tensors: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    now = codec.Encoder(frame)
+    if stream == "motion":
+        latent = codec.aligner.encode(codec.Encoder(tensors["reference"]), now)
+        return latent, codec.OffsetPriorEncoder(latent)
+    latent = codec.resEncoder(now - tensors["aligned"])
+    return latent, codec.resPriorEncoder(latent)
 
 
 def shifted(reference: Tensor, earlier: Tensor) -> Tensor:

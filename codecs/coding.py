@@ -1,0 +1,176 @@
+"""Real bits with torch: frames to payloads and back, by a codec's own `coding`."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lvc.coder import Reader, Writer
+from lvc.indices import MARGIN
+from lvc.program import Tensors, code_frame
+from lvc.rates import rate_factor
+from lvc.tables import Table, table_of_masses
+from vcodecs.contract import SIZE_MULTIPLE, VideoCodec
+from vcodecs.entropy import BitEstimator
+
+HYPER_REACH = 64
+"""Symbols of hyper latents have tables of at most so many to either side; others escape."""
+NEGLIGIBLE = 2.0**-25
+
+
+class TorchNetworks:
+    """A codec's graphs and tables (`lvc.program.Networks`), run by torch where its weights are."""
+
+    def __init__(self, codec: VideoCodec, margin: float = MARGIN) -> None:
+        self.codec, self.margin = codec.eval(), margin
+        self.coding = codec.coding()
+        self.steps = self.coding.steps
+        graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)
+        self._graphs = {graph.name: graph for graph in (*graphs, *self.coding.waves)}
+        self._channels = {
+            name: spec.channels for graph in graphs for name, spec in graph.inputs.items()
+        }
+        self._tables = {name: hyper_tables(prior) for name, prior in self.coding.priors.items()}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.codec.parameters()).device
+
+    @torch.no_grad()
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
+        found = self._graphs[graph]
+        given = [self.tensor(inputs[name]) for name in found.inputs]
+        made = found.function(self.codec, *given)
+        made = (made,) if isinstance(made, Tensor) else made
+        arrays = (value.float().cpu().numpy() for value in made)
+        return dict(zip(found.outputs, arrays, strict=True))
+
+    def channels(self, name: str) -> int:
+        return self._channels[name]
+
+    def hyper_tables(self, stream: str) -> Sequence[Table]:
+        return self._tables[stream]
+
+    @torch.no_grad()
+    def quantiser(self, stream: str, rate: float | None) -> np.ndarray:
+        basic, scales = self.coding.quantisers[stream]
+        return basic.float().cpu().numpy() * rate_factor(scales.float().cpu().numpy(), rate)
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
+
+    @torch.no_grad()
+    def analyse(
+        self, frame: Tensor, rate: float | None, stream: str, tensors: Tensors
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The encoder's latent and hyper latent of a stream."""
+        given = _OnDevice(self, tensors)
+        made = self.coding.analyse(stream, frame, given, rate)
+        latent, hyper = (value.float().cpu().numpy() for value in made)
+        return latent, hyper
+
+
+class _OnDevice(Mapping):
+    """Arrays as tensors, when they are looked at."""
+
+    def __init__(self, networks: TorchNetworks, arrays: Tensors) -> None:
+        self._networks, self._arrays = networks, arrays
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._networks.tensor(self._arrays[name])
+
+    def __iter__(self):
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def compress(
+    networks: TorchNetworks, frame: Tensor, before: Tensors, rate: float | None = None
+) -> tuple[bytes, Tensors, dict[str, np.ndarray]]:
+    """Code one frame (1, 3, H, W), its sides multiples of 64.
+
+    Returns the payload, the tensors that the next frame starts from, and the symbols.
+    """
+    writer = Writer()
+    frame = frame.to(networks.device)
+
+    def analysis(stream: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
+        return networks.analyse(frame, rate, stream, tensors)
+
+    size = (frame.shape[2], frame.shape[3])
+    following, symbols = code_frame(networks, writer, before, size, rate, analysis)
+    return writer.finish(), following, symbols
+
+
+def decompress(
+    networks: TorchNetworks,
+    payload: bytes,
+    before: Tensors,
+    size: tuple[int, int],
+    rate: float | None = None,
+) -> tuple[Tensors, dict[str, np.ndarray]]:
+    """What `compress` has coded; PayloadError where the payload is damaged."""
+    reader = Reader(payload)
+    following, symbols = code_frame(networks, reader, before, size, rate)
+    reader.finish()
+    return following, symbols
+
+
+def can_code(codec: VideoCodec) -> bool:
+    """Whether the codec says how its frames become bits."""
+    return type(codec).coding is not VideoCodec.coding
+
+
+@torch.no_grad()
+def entropy_of(codec: VideoCodec) -> dict:
+    """Everything but the graphs that a decoder needs, as JSON can hold it."""
+    coding = codec.coding()
+    tables = {stream: hyper_tables(prior) for stream, prior in coding.priors.items()}
+    return {
+        "hyper": {
+            stream: [{"first": t.first, "frequencies": t.frequencies.tolist()} for t in own]
+            for stream, own in tables.items()
+        },
+        "quantisers": {
+            stream: {"basic": _listed(basic), "points": _listed(points)}
+            for stream, (basic, points) in coding.quantisers.items()
+        },
+    }
+
+
+def identity(codec: VideoCodec) -> str:
+    """Hexadecimal SHA-256 of what a decoder depends on: the weights, and the tables of them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(codec.state_dict().items()):
+        array = value.detach().float().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.shape}\n".encode() + array.tobytes())
+    digest.update(json.dumps(entropy_of(codec)).encode())
+    return digest.hexdigest()
+
+
+def _listed(values: Tensor) -> list[float]:
+    return values.detach().float().flatten().tolist()
+
+
+@torch.no_grad()
+def hyper_tables(prior: BitEstimator) -> list[Table]:
+    """One table a channel, of the chain's own probabilities in float64."""
+    chain = copy.deepcopy(prior).double().cpu()
+    edges = torch.arange(-HYPER_REACH, HYPER_REACH + 2, dtype=torch.float64) - 0.5
+    channels = chain.f1.h.shape[1]
+    grid = edges.reshape(1, 1, -1, 1).expand(1, channels, -1, 1)
+    cdf = chain.cdf(grid)[0, :, :, 0].cpu().numpy()
+    return [_trimmed(np.diff(row)) for row in cdf]
+
+
+def _trimmed(masses: np.ndarray) -> Table:
+    """A table of the symbols that have any mass to speak of."""
+    worth = np.flatnonzero(masses >= NEGLIGIBLE)
+    low, high = (worth[0], worth[-1]) if len(worth) else (HYPER_REACH, HYPER_REACH)
+    return table_of_masses(masses[low : high + 1], int(low) - HYPER_REACH)

@@ -1,0 +1,50 @@
+"""From predicted scales and means to tables, the same on machines that compute differently.
+
+The networks behind a prediction add up in another order in another runtime, on another number of
+threads, on another machine; their results differ by a millionth or so, and a prediction that lies
+beside the border of two tables would pick one here and the other there. So the encoder marks every
+prediction that lies closer to a border than the file's margin, and a marked one is read as the
+upper side. A decoder that is off by less than the margin then takes the very same tables: what is
+not marked cannot have crossed a border, and what is marked is told.
+"""
+
+import numpy as np
+
+from lvc.coder import Reader, Writer
+from lvc.tables import LEVELS, OFFSETS, PER_OCTAVE, SHIFT, SMALLEST_SCALE
+
+MARGIN = 2.0**-12
+"""Of a file unless asked otherwise, in steps of the tables' grids (docs/decisions.md)."""
+LARGEST_MEAN = 2.0**20
+
+Coder = Writer | Reader
+
+
+def levels(coder: Coder, scale: np.ndarray, margin: float) -> np.ndarray:
+    """The tables' levels (n,), 0 ... LEVELS - 1, of predicted scales (n,)."""
+    safe = np.clip(np.nan_to_num(scale.astype(np.float64)), 0.0, 1e6)
+    place = PER_OCTAVE * np.log2((safe + SHIFT) / (SMALLEST_SCALE + SHIFT))
+    # Beyond the ends there is no border; -0.5 keeps clear of the one below level 0.
+    return nearest(coder, np.clip(place, -0.25, LEVELS - 0.75), margin)
+
+
+def sixteenths(coder: Coder, mean: np.ndarray, margin: float) -> np.ndarray:
+    """Predicted means (n,) as whole numbers of sixteenths."""
+    safe = np.clip(np.nan_to_num(mean.astype(np.float64)), -LARGEST_MEAN, LARGEST_MEAN)
+    return nearest(coder, OFFSETS * safe, margin)
+
+
+def split(sixteenth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole part and offset (-8 ... 7) of means in sixteenths."""
+    whole = (sixteenth + OFFSETS // 2) // OFFSETS
+    return whole, sixteenth - OFFSETS * whole
+
+
+def nearest(coder: Coder, value: np.ndarray, margin: float) -> np.ndarray:
+    """Whole numbers next to `value` (n,); the writer marks what lies within `margin` of a border.
+
+    Equal on both sides as long as their values differ by less than `margin`, which is below 1/4.
+    """
+    lower = np.floor(value)
+    marked = coder.marks(np.abs(value - lower - 0.5) < margin, value.size)
+    return np.where(marked, lower + 1, np.floor(value + 0.5)).astype(np.int64)

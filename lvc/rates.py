@@ -1,0 +1,12 @@
+"""The factor of a rate between a codec's rate points."""
+
+import numpy as np
+
+
+def rate_factor(points: np.ndarray, rate: float) -> np.ndarray:
+    """(1, 1, 1, 1) at `rate`, 0 ... len(points) - 1: log-linear between the points (R,)."""
+    points = np.maximum(points.astype(np.float32).ravel(), np.float32(0.01))
+    low = min(int(rate), len(points) - 2) if len(points) > 1 else 0
+    part = np.float32(rate - low)
+    high = points[min(low + 1, len(points) - 1)]
+    return (points[low] * (high / points[low]) ** part).reshape(1, 1, 1, 1)
