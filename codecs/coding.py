@@ -26,7 +26,7 @@ class TorchNetworks:
     """A codec's graphs and tables (`lvc.program.Networks`), run by torch where its weights are."""
 
     def __init__(self, codec: VideoCodec, margin: float = MARGIN) -> None:
-        self.codec, self.margin = codec.eval(), margin
+        self.codec, self.margin, self.identity = codec.eval(), margin, identity(codec)
         self.coding = codec.coding()
         self.steps = self.coding.steps
         graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)

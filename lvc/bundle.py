@@ -89,6 +89,7 @@ class BundleNetworks:
         if not coding:
             raise UserError(f"{folder}: its codec has no program to decode with")
         try:
+            self.identity = coding["weights"]
             self.steps = tuple(Step(**step) for step in coding["steps"])
             entropy = json.loads((folder / coding["entropy"]["file"]).read_text(encoding="utf-8"))
             self._tables = {

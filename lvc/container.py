@@ -187,11 +187,11 @@ class Writer:
         kind: str,
         payload: bytes,
         rate: float | None = None,
-        picture_hash: int | None = None,
+        digest: int | None = None,
     ) -> None:
         """Append the next frame, "I" or "P"; the first one is an I frame.
 
-        `rate` is finite and stored in single precision, `picture_hash` has 64 bits, `payload` less
+        `rate` is finite and stored in single precision, `digest` has 64 bits, `payload` less
         than 4 GiB. Raises UserError where the system refuses; the file is then given up.
         """
         if kind not in ("I", "P") or (self.frames == 0 and kind == "P"):
@@ -201,7 +201,7 @@ class Writer:
         if self.frames == MOST_FRAMES:
             raise UserError(f"{self.path}: full, a file holds at most {MOST_FRAMES} frames")
         entry = ENTRY.pack(self.frames, self._end) if kind == "I" else b""
-        self._append(packed(kind, self.frames, payload, rate, picture_hash), 1, entry)
+        self._append(packed(kind, self.frames, payload, rate, digest), 1, entry)
 
     def close(self) -> None:
         """End the file with its index; a file that was ended or given up stays as it is."""

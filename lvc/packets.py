@@ -21,7 +21,7 @@ from lvc.errors import UserError
 HEAD = struct.Struct("<BBII")  # kind, flags, frame, bytes of the payload
 CRC = struct.Struct("<I")
 ENTRY = struct.Struct("<IQ")  # of the index: number and offset of an I frame
-HAS_HASH, HAS_RATE = 1, 2
+HAS_DIGEST, HAS_RATE = 1, 2
 
 _RATE = struct.Struct("<f")
 _HASH = struct.Struct("<Q")
@@ -40,8 +40,14 @@ class Packet:
     frame: int
     payload: bytes
     rate: float | None
-    picture_hash: int | None
+    digest: int | None
     offset: int
+
+    @property
+    def length(self) -> int:
+        """Bytes of the whole packet in the file."""
+        extra = _RATE.size * (self.rate is not None) + _HASH.size * (self.digest is not None)
+        return HEAD.size + extra + len(self.payload) + CRC.size
 
 
 class DamageError(UserError):
@@ -79,14 +85,14 @@ def packed(
     frame: int,
     payload: bytes,
     rate: float | None = None,
-    picture_hash: int | None = None,
+    digest: int | None = None,
 ) -> bytes:
     """A packet as it stands in a file."""
-    flags = HAS_HASH * (picture_hash is not None) | HAS_RATE * (rate is not None)
+    flags = HAS_DIGEST * (digest is not None) | HAS_RATE * (rate is not None)
     return sealed(
         HEAD.pack(ord(kind), flags, frame, len(payload)),
         b"" if rate is None else _RATE.pack(rate),
-        b"" if picture_hash is None else _HASH.pack(picture_hash),
+        b"" if digest is None else _HASH.pack(digest),
         payload,
     )
 
@@ -135,7 +141,7 @@ class PacketFile:
         if problem := _wrong(head, frame):
             raise DamageError(self.path, frame, offset, problem)
         code, flags, _, length = HEAD.unpack(head)
-        extra = _RATE.size * bool(flags & HAS_RATE) + _HASH.size * bool(flags & HAS_HASH)
+        extra = _RATE.size * bool(flags & HAS_RATE) + _HASH.size * bool(flags & HAS_DIGEST)
         begin = offset + HEAD.size + extra
         end = begin + length + CRC.size
         if end > self.size:
@@ -149,8 +155,8 @@ class PacketFile:
         rate = _RATE.unpack(fields[: _RATE.size])[0] if flags & HAS_RATE else None
         if rate is not None and not math.isfinite(rate):
             raise DamageError(self.path, frame, offset, f"its rate is {rate}")
-        picture_hash = _HASH.unpack(fields[-_HASH.size :])[0] if flags & HAS_HASH else None
-        return Packet(chr(code), frame, payload, rate, picture_hash, offset), end
+        digest = _HASH.unpack(fields[-_HASH.size :])[0] if flags & HAS_DIGEST else None
+        return Packet(chr(code), frame, payload, rate, digest, offset), end
 
     def find_index(self, first: int) -> tuple[int | None, np.ndarray]:
         """The number of frames and the I frames (`frame`, `offset`) by the index at the end.
@@ -205,7 +211,7 @@ def _wrong(head: bytes, frame: int) -> str:
     kind = chr(code)
     if kind not in "IPX":
         return f"unknown kind 0x{code:02x}"
-    if flags & ~(HAS_HASH | HAS_RATE) or (kind == "X" and flags):
+    if flags & ~(HAS_DIGEST | HAS_RATE) or (kind == "X" and flags):
         return f"unknown flags 0x{flags:02x}"
     if number != frame and kind == "X":
         return f"the index counts {number} frames, not {frame}"

@@ -35,7 +35,7 @@ HEADER = Header(
 
 
 def write(path, frames, header=HEADER):
-    """A complete file of (kind, payload, rate, picture hash)."""
+    """A complete file of (kind, payload, rate, digest)."""
     with Writer(path, header) as writer:
         for frame in frames:
             writer.write(*frame)
@@ -48,7 +48,7 @@ def plain(kinds):
 
 
 def content(packets):
-    return [(p.kind, p.payload, p.rate, p.picture_hash) for p in packets]
+    return [(p.kind, p.payload, p.rate, p.digest) for p in packets]
 
 
 def read(path, start=0):

@@ -65,7 +65,7 @@ START = start(as_json(FIELDS))
 
 
 def frame(number, kind):
-    """A packet; which of rate and picture hash it has, and its length, go with its number."""
+    """A packet; which of rate and digest it has, and its length, go with its number."""
     payload = random.Random(number).randbytes(7 * number % 50)
     extra = b""
     if number % 4 & 2:
@@ -142,7 +142,7 @@ def test_the_writer_writes_what_the_document_says(path):
                 kind,
                 random.Random(number).randbytes(7 * number % 50),
                 rate=number / 2 if number % 4 & 2 else None,
-                picture_hash=2**64 - 1 - number if number % 4 & 1 else None,
+                digest=2**64 - 1 - number if number % 4 & 1 else None,
             )
     assert path.read_bytes() == WHOLE
 

@@ -1,0 +1,129 @@
+"""`python -m vcodecs encode`, `decode` and `info`: real bits on the command line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import vcodecs
+from lvc.container import Header
+from lvc.decode import add_commands, conventional, decode_file, info, open_bundle
+from lvc.errors import UserError
+from lvc.indices import MARGIN
+from lvc.intra import create_pictures
+from lvc.player import IntraDecoder, NetworkPictures, check_weights
+from lvc.program import Networks
+from vcodecs import VideoCodec, checkpoints
+from vcodecs.coding import TorchNetworks, can_code
+from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder, encode_file
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; its exit status."""
+    given = _parser().parse_args(arguments)
+    try:
+        {"encode": _encode, "decode": _decode, "info": _info}[given.command](given)
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vcodecs", description="Code video.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    encode = commands.add_parser("encode", help="encode a video to an .lvc file")
+    encode.add_argument("source", type=Path, metavar="IN", help="a video, or a folder of pictures")
+    encode.add_argument("target", type=Path, metavar="OUT.lvc")
+    encode.add_argument("--weights", required=True, help="a checkpoint, or bundled weights' name")
+    encode.add_argument("--rate", type=float, help="of codecs of many rates, such as 1.5")
+    encode.add_argument(
+        "--intra",
+        default="hevc:qp=22",
+        help="codes I frames: such as hevc:qp=22, lossless, or network:checkpoint=WEIGHTS "
+        "(default %(default)s)",
+    )
+    encode.add_argument("--intra-period", type=int, default=32, help="frames (default 32)")
+    encode.add_argument("--frames", type=int, help="at most so many")
+    encode.add_argument(
+        "--margin", type=float, default=MARGIN, help="how far decoders may differ (default 2^-12)"
+    )
+    decode = add_commands(commands)
+    decode.add_argument("--weights", help="a checkpoint, or bundled weights' name, run by torch")
+    decode.add_argument("--intra-weights", help="of the I frames, where a network has coded them")
+    return parser
+
+
+def _encode(given: argparse.Namespace) -> None:
+    codec = open_codec(given.weights)
+    rate = _rate(codec, given.rate)
+    if given.intra_period < 1 or (given.frames is not None and given.frames < 1):
+        raise UserError("--intra-period and --frames: give 1 or more")
+    if not 0 < given.margin < 0.25:
+        raise UserError(f"--margin {given.margin:g}: give a number above 0 and below 0.25")
+    name, _, options = given.intra.partition(":")
+    if name == "network":
+        intra_codec = open_codec(options.removeprefix("checkpoint="))
+        intra = NetworkIntraEncoder(TorchNetworks(intra_codec, given.margin))
+    else:
+        intra = CodedIntraEncoder(create_pictures(given.intra), given.intra)
+    networks = TorchNetworks(codec, given.margin)
+    encoder = Encoder(networks, intra, given.intra_period, rate)
+    encode_file(given.source, given.target, encoder, given.frames)
+
+
+def _decode(given: argparse.Namespace) -> None:
+    if (given.bundle is None) == (given.weights is None):
+        raise UserError("give --weights (torch) or --bundle (onnxruntime), one of both")
+
+    def opened(header: Header) -> tuple[Networks, IntraDecoder]:
+        if given.bundle is not None:
+            return open_bundle(given.bundle, header, given.threads)
+        networks = TorchNetworks(open_codec(given.weights), header.margin)
+        check_weights(header.weights, networks.identity, given.weights)
+        if "weights" not in header.intra:
+            return networks, conventional(header)
+        if given.intra_weights is None:
+            raise UserError(
+                f"--intra-weights: give those of {header.intra['codec']}, which coded the I frames"
+            )
+        intra = TorchNetworks(open_codec(given.intra_weights), header.margin)
+        check_weights(header.intra["weights"], intra.identity, given.intra_weights)
+        return networks, NetworkPictures(intra)
+
+    decode_file(given.source, given.target, opened)
+
+
+def _info(given: argparse.Namespace) -> None:
+    print(info(given.source))
+
+
+def open_codec(weights: str) -> VideoCodec:
+    """The codec of a checkpoint of ours, on the GPU where there is one. UserError where there is
+    no such file or its codec has no real bits."""
+    path = checkpoints.find(weights)
+    said = checkpoints.origin(path)
+    if not {"codec", "preset"} <= set(said):
+        raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
+    codec = vcodecs.create(said["codec"], said["preset"], path)
+    if not can_code(codec):
+        raise UserError(f"{path}: codec {codec.name} has no real bits, only estimates")
+    return codec.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _rate(codec: VideoCodec, rate: float | None) -> float | None:
+    points = codec.rates()
+    if len(points) == 1:
+        if rate is not None:
+            raise UserError(f"--rate: {codec.name} has one rate, that of its weights; leave it out")
+        return None
+    if rate is None or not points[0] <= rate <= points[-1]:
+        raise UserError(f"--rate: give a number from {points[0]:g} to {points[-1]:g}")
+    return rate
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Video files to .lvc files, with torch."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from lvc.container import Header, Writer
+from lvc.decode import Progress
+from lvc.intra import PictureCoder
+from lvc.player import as_float, as_picture, digest, padded
+from lvc.program import Tensors
+from lvc.video import open_source
+from vcodecs.coding import TorchNetworks, compress
+
+
+class IntraEncoder(Protocol):
+    """What makes I packets. `said` goes into the file's header."""
+
+    said: dict[str, str]
+
+    def encode(self, picture: np.ndarray, rate: float | None) -> tuple[bytes, np.ndarray, int]:
+        """uint8 (3, H, W) to the payload, what a receiver sees (float32), and its digest."""
+
+
+class NetworkIntraEncoder:
+    """I frames by a learned picture codec."""
+
+    def __init__(self, networks: TorchNetworks) -> None:
+        self.networks = networks
+        codec = networks.codec
+        self.rated = len(codec.rates()) > 1
+        self.said = {"codec": codec.name, "preset": codec.preset, "weights": networks.identity}
+
+    def encode(self, picture: np.ndarray, rate: float | None) -> tuple[bytes, np.ndarray, int]:
+        height, width = picture.shape[1:]
+        frame = torch.from_numpy(padded(as_float(picture)))
+        rate = rate if self.rated else None
+        payload, following, symbols = compress(self.networks, frame, {}, rate)
+        return payload, following["reference"][..., :height, :width], digest(symbols)
+
+
+class CodedIntraEncoder:
+    """I frames by a conventional codec."""
+
+    def __init__(self, coder: PictureCoder, spec: str) -> None:
+        self.coder = coder
+        name, _, options = spec.partition(":")
+        self.said = {"codec": name, "options": options}
+
+    def encode(self, picture: np.ndarray, rate: float | None) -> tuple[bytes, np.ndarray, int]:
+        payload = self.coder.compress(picture)
+        decoded = self.coder.decompress(payload, *picture.shape[1:])
+        return payload, as_float(decoded), digest({"picture": decoded})
+
+
+@dataclass(frozen=True)
+class Coded:
+    """One frame's packet and what a receiver makes of it, uint8 RGB (3, H, W)."""
+
+    kind: str
+    payload: bytes
+    digest: int
+    picture: np.ndarray
+
+
+class Encoder:
+    """Codes the pictures of one video in their order."""
+
+    def __init__(
+        self,
+        networks: TorchNetworks,
+        intra: IntraEncoder,
+        intra_period: int,
+        rate: float | None = None,
+    ) -> None:
+        self.networks, self.intra = networks, intra
+        self.intra_period = intra_period
+        # The file holds it in single precision, and both sides have to mean the same.
+        self.rate = None if rate is None else float(np.float32(rate))
+        self._number = 0
+        self._before: Tensors = {}
+
+    def code(self, picture: np.ndarray) -> Coded:
+        """The next picture, uint8 RGB (3, H, W)."""
+        number, self._number = self._number, self._number + 1
+        if number % self.intra_period == 0:
+            payload, frame, found = self.intra.encode(picture, self.rate)
+            self._before = {"reference": padded(frame)}
+            return Coded("I", payload, found, as_picture(frame))
+        frame = torch.from_numpy(padded(as_float(picture)))
+        payload, self._before, symbols = compress(self.networks, frame, self._before, self.rate)
+        shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
+        return Coded("P", payload, digest(symbols), as_picture(shown))
+
+
+def encode_file(
+    source: Path, target: Path, encoder: Encoder, frames: int | None = None
+) -> Progress:
+    """Write `source` as an .lvc file; stopped early, what is written so far can be decoded."""
+    networks = encoder.networks
+    with open_source(source) as video:
+        header = Header(
+            codec=networks.codec.name,
+            preset=networks.codec.preset,
+            weights=networks.identity,
+            width=video.width,
+            height=video.height,
+            fps=Fraction(video.fps).as_integer_ratio(),
+            intra_period=encoder.intra_period,
+            intra=encoder.intra.said,
+            margin=networks.margin,
+        )
+        total = min(filter(None, (video.frames, frames)), default=None)
+        progress = Progress(total)
+        with Writer(target, header) as writer:
+            for number, picture in enumerate(video):
+                if number == frames:
+                    break
+                coded = encoder.code(picture)
+                writer.write(coded.kind, coded.payload, encoder.rate, coded.digest)
+                bits = 8 * len(coded.payload)
+                progress.step(bits, picture[0].size, psnr(picture, coded.picture))
+        progress.end()
+    return progress
+
+
+def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Of 8-bit pictures, in dB; 100 where they are equal."""
+    error = float(np.mean((original.astype(np.float64) - decoded) ** 2))
+    return min(100.0, 10 * np.log10(255**2 / error)) if error else 100.0

@@ -1,0 +1,159 @@
+"""`decode` and `info` on the command line, for whatever runs the networks."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lvc.bundle import BundleNetworks
+from lvc.container import Header, Reader
+from lvc.errors import UserError
+from lvc.intra import create_pictures
+from lvc.packets import DamageError
+from lvc.player import CodedPictures, IntraDecoder, NetworkPictures, Player, check_weights
+from lvc.program import Networks
+from lvc.video import open_sink
+
+INTRA_FOLDER = "intra"
+"""Of a bundle: where the bundle of its learned I frames is."""
+
+Opener = Callable[[Header], tuple[Networks, IntraDecoder]]
+
+
+def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, IntraDecoder]:
+    """A bundle for the P frames, and for the I frames the one inside it or a conventional codec."""
+    networks = BundleNetworks(folder, header.margin, threads)
+    check_weights(header.weights, networks.identity, str(folder))
+    if "weights" not in header.intra:
+        return networks, conventional(header)
+    inside = folder / INTRA_FOLDER
+    intra = BundleNetworks(inside, header.margin, threads)
+    check_weights(header.intra["weights"], intra.identity, str(inside))
+    return networks, NetworkPictures(intra)
+
+
+def conventional(header: Header) -> IntraDecoder:
+    """The I frames' codec where they are no network's."""
+    spec = header.intra["codec"] + (f":{o}" if (o := header.intra.get("options")) else "")
+    return CodedPictures(create_pictures(spec))
+
+
+def decode_file(source: Path, target: Path, opener: Opener) -> None:
+    """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told."""
+    with Reader(source) as reader:
+        header = reader.header
+        networks, intra = opener(header)
+        progress = Progress(reader.frames)
+        with open_sink(target, header.width, header.height, header.fps) as sink:
+            try:
+                for shown in Player(reader, networks, intra).pictures():
+                    sink.write(shown.picture)
+                    progress.step(shown.bits, header.width * header.height)
+            except DamageError:
+                if progress.frames:
+                    sink.keep()
+                raise
+            finally:
+                progress.end()
+        if not reader.complete:
+            print(f"{source}: has no index, its encoding was cut short", file=sys.stderr)
+
+
+def info(source: Path) -> str:
+    """What a file holds, as lines of text."""
+    with Reader(source) as reader:
+        h = reader.header
+        kinds: dict[str, list[int]] = {"I": [], "P": []}
+        damage = ""
+        try:
+            for packet in reader.packets():
+                kinds[packet.kind].append(packet.length)
+        except DamageError as error:
+            damage = str(error)
+    frames = sum(map(len, kinds.values()))
+    total = sum(map(sum, kinds.values()))
+    intra = ", ".join(f"{key} {value[:12]}" for key, value in h.intra.items())
+    lines = [
+        f"codec:    {h.codec} {h.preset}, weights {h.weights[:12]}...",
+        f"I frames: {intra}; every {h.intra_period} frames",
+        f"picture:  {h.width}x{h.height}, {h.fps[0]}/{h.fps[1]} frames a second",
+        f"frames:   {frames} ({len(kinds['I'])} I, {len(kinds['P'])} P)",
+    ]
+    if frames:
+        bpp = 8 * total / frames / (h.width * h.height)
+        kilobits = 8 * total / frames * h.fps[0] / h.fps[1] / 1000
+        lines.append(f"rate:     {bpp:.4f} bits a pixel, {kilobits:.0f} kbit/s")
+    if damage:
+        lines.append(f"damaged:  {damage}")
+    elif not reader.complete:
+        lines.append("index:    missing: the encoding was cut short")
+    return "\n".join(lines)
+
+
+class Progress:
+    """One line on the terminal: frames, frames a second, bits a pixel, PSNR where it is known."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total, self.frames, self._bits, self._psnr = total, 0, 0.0, 0.0
+        self._start = self._shown = time.monotonic()
+
+    def step(self, bits: int, pixels: int, psnr: float | None = None) -> None:
+        """One frame more."""
+        self.frames += 1
+        self._bits += bits / pixels
+        self._psnr += psnr or 0.0
+        if time.monotonic() - self._shown > 0.5 and sys.stderr.isatty():
+            self._shown = time.monotonic()
+            print(f"\r{self}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """The line that stays."""
+        if self.frames:
+            print(f"{chr(13) if sys.stderr.isatty() else ''}{self}", file=sys.stderr)
+
+    def __str__(self) -> str:
+        pace = self.frames / max(1e-9, time.monotonic() - self._start)
+        bar = ""
+        if self.total:
+            done = 24 * self.frames // self.total
+            bar = f"[{'=' * done}{' ' * (24 - done)}] "
+        quality = f"  {self._psnr / self.frames:.2f} dB" if self._psnr else ""
+        of = f"/{self.total}" if self.total else ""
+        mean = self._bits / self.frames
+        return f"{bar}{self.frames}{of} frames  {pace:.2f} fps  {mean:.4f} bpp{quality}"
+
+
+def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """`decode` and `info`; returns the parser of `decode`, which may get more options."""
+    decode = commands.add_parser("decode", help="decode an .lvc file")
+    decode.add_argument("source", type=Path, metavar="IN.lvc")
+    decode.add_argument("target", type=Path, metavar="OUT", help=".y4m, .mkv, .mp4 or a folder")
+    decode.add_argument("--bundle", type=Path, help="folder of ONNX graphs, run by onnxruntime")
+    decode.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: all)")
+    shown = commands.add_parser("info", help="say what an .lvc file holds")
+    shown.add_argument("source", type=Path, metavar="IN.lvc")
+    return decode
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The player's command line; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lvc", description="Play .lvc video.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_commands(commands)
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "info":
+            print(info(given.source))
+        elif given.bundle is None:
+            raise UserError("--bundle: give the folder of ONNX graphs that decodes the file")
+        else:
+            decode_file(
+                given.source, given.target, lambda h: open_bundle(given.bundle, h, given.threads)
+            )
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

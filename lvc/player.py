@@ -1,0 +1,151 @@
+"""Playing an .lvc file: packets to pictures, with whatever runs the networks."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lvc.coder import PayloadError
+from lvc.coder import Reader as PayloadReader
+from lvc.container import Reader
+from lvc.errors import UserError
+from lvc.intra import PictureCoder
+from lvc.packets import DamageError, Packet
+from lvc.program import Networks, Tensors, code_frame
+
+SIZE_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A decoded frame: its number, uint8 RGB (3, H, W), and the bits of its whole packet."""
+
+    number: int
+    kind: str
+    picture: np.ndarray
+    bits: int
+
+
+class IntraDecoder(Protocol):
+    """What makes pictures of I packets."""
+
+    def decode(
+        self, payload: bytes, height: int, width: int, rate: float | None
+    ) -> tuple[np.ndarray, int]:
+        """The picture, float32 (1, 3, H, W) in [0, 1], and the digest of what was decoded."""
+
+
+class NetworkPictures:
+    """I frames by a learned picture codec."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+
+    def decode(
+        self, payload: bytes, height: int, width: int, rate: float | None
+    ) -> tuple[np.ndarray, int]:
+        coder = PayloadReader(payload)
+        size = (round_up(height), round_up(width))
+        following, symbols = code_frame(self.networks, coder, {}, size, rate)
+        coder.finish()
+        return following["reference"][..., :height, :width], digest(symbols)
+
+
+class CodedPictures:
+    """I frames by a conventional codec."""
+
+    def __init__(self, coder: PictureCoder) -> None:
+        self.coder = coder
+
+    def decode(
+        self, payload: bytes, height: int, width: int, rate: float | None
+    ) -> tuple[np.ndarray, int]:
+        picture = self.coder.decompress(payload, height, width)
+        return as_float(picture), digest({"picture": picture})
+
+
+class Player:
+    """Decodes the frames of one file in their order.
+
+    `networks` run the P frames, `intra` the I frames; whether they are what the file was made
+    with is up to `check_weights`.
+    """
+
+    def __init__(self, reader: Reader, networks: Networks, intra: IntraDecoder) -> None:
+        self.reader, self.networks, self.intra = reader, networks, intra
+        self._before: Tensors = {}
+
+    def pictures(self, start: int = 0) -> Iterator[Shown]:
+        """Frames from number `start` on; DamageError behind the last one that is whole."""
+        height, width = self.reader.header.height, self.reader.header.width
+        for packet in self.reader.packets(start):
+            picture, found = self._decode(packet, height, width)
+            if packet.digest is not None and packet.digest != found:
+                raise self._damage(
+                    packet,
+                    "it decodes to other symbols than were coded: a network's results differ by "
+                    f"more than the file's margin of {self.reader.header.margin:g}",
+                )
+            if packet.frame >= start:
+                bits = 8 * packet.length
+                yield Shown(packet.frame, packet.kind, as_picture(picture), bits)
+
+    def _decode(self, packet: Packet, height: int, width: int) -> tuple[np.ndarray, int]:
+        try:
+            if packet.kind == "I":
+                decoded = self.intra.decode(packet.payload, height, width, packet.rate)
+                self._before = {"reference": padded(decoded[0])}
+                return decoded
+            coder = PayloadReader(packet.payload)
+            size = self._before["reference"].shape[2:]
+            self._before, symbols = code_frame(
+                self.networks, coder, self._before, size, packet.rate
+            )
+            coder.finish()
+            return self._before["reference"][..., :height, :width], digest(symbols)
+        except PayloadError as error:
+            raise self._damage(packet, str(error)) from error
+
+    def _damage(self, packet: Packet, problem: str) -> DamageError:
+        return DamageError(self.reader.path, packet.frame, packet.offset, problem)
+
+
+def check_weights(needed: str, given: str, what: str) -> None:
+    """UserError where the file needs other weights than `what` (such as a bundle) has."""
+    if needed != given:
+        raise UserError(
+            f"{what}: has weights {given[:12]}..., but the file was encoded with {needed[:12]}...: "
+            "give those, or the bundle exported from them"
+        )
+
+
+def digest(symbols: Mapping[str, np.ndarray]) -> int:
+    """64 bits of whole numbers, the same wherever they were decoded."""
+    state = hashlib.blake2b(digest_size=8)
+    for name in sorted(symbols):
+        state.update(name.encode() + symbols[name].astype("<i4").tobytes())
+    return int.from_bytes(state.digest(), "little")
+
+
+def as_float(picture: np.ndarray) -> np.ndarray:
+    """uint8 (3, H, W) to float32 (1, 3, H, W) in [0, 1]."""
+    return picture[None].astype(np.float32) / np.float32(255)
+
+
+def as_picture(frame: np.ndarray) -> np.ndarray:
+    """float32 (1, 3, H, W) in [0, 1] to uint8 (3, H, W)."""
+    return np.rint(np.clip(frame[0], 0, 1) * np.float32(255)).astype(np.uint8)
+
+
+def padded(frame: np.ndarray) -> np.ndarray:
+    """(1, C, H, W) with its last row and column repeated up to multiples of 64."""
+    height, width = frame.shape[2:]
+    margins = ((0, 0), (0, 0), (0, round_up(height) - height), (0, round_up(width) - width))
+    return np.pad(frame, margins, mode="edge")
+
+
+def round_up(side: int) -> int:
+    """`side` rounded up to the next multiple of 64."""
+    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE
