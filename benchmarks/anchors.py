@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lvc.anchor import Colour, anchor
 from prune.cli import main
 from prune.data import open_source
 from prune.evaluate import read_clips
 from prune.quality import mean
-from vcodecs.anchor import Colour, anchor
 
 CODECS = ("hevc", "h264")
 QPS = (22, 27, 32, 37)

@@ -13,11 +13,11 @@ import argparse
 from dataclasses import dataclass
 
 import vcodecs
+from lvc.anchor import anchor
 from prune.cli import main
 from prune.data import open_source
 from prune.evaluate import evaluate_clip
 from prune.quality import bd, mean
-from vcodecs.anchor import anchor
 from vcodecs.intra import create_intra
 
 ANCHORS = ("hevc", "h264")

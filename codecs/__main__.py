@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--intra-period", type=int, default=32, help="frames (default 32)")
     encode.add_argument("--frames", type=int, help="at most so many")
     encode.add_argument(
-        "--margin", type=float, default=MARGIN, help="how far decoders may differ (default 2^-12)"
+        "--margin", type=float, default=MARGIN, help="how far decoders may differ (default 2^-13)"
     )
     decode = add_commands(commands)
     decode.add_argument("--weights", help="a checkpoint, or bundled weights' name, run by torch")

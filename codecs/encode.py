@@ -39,8 +39,9 @@ class NetworkIntraEncoder:
         height, width = picture.shape[1:]
         frame = torch.from_numpy(padded(as_float(picture)))
         rate = rate if self.rated else None
-        payload, following, symbols = compress(self.networks, frame, {}, rate)
-        return payload, following["reference"][..., :height, :width], digest(symbols)
+        coded = compress(self.networks, frame, {}, rate)
+        shown = coded.following["reference"][..., :height, :width]
+        return coded.payload, shown, digest(coded.symbols)
 
 
 class CodedIntraEncoder:
@@ -92,9 +93,10 @@ class Encoder:
             self._before = {"reference": padded(frame)}
             return Coded("I", payload, found, as_picture(frame))
         frame = torch.from_numpy(padded(as_float(picture)))
-        payload, self._before, symbols = compress(self.networks, frame, self._before, self.rate)
+        coded = compress(self.networks, frame, self._before, self.rate)
+        self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
-        return Coded("P", payload, digest(symbols), as_picture(shown))
+        return Coded("P", coded.payload, digest(coded.symbols), as_picture(shown))
 
 
 def encode_file(

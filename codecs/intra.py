@@ -1,26 +1,16 @@
 """I frames by a real image or video codec, or by a learned picture codec."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
 import vcodecs
 from lvc.errors import UserError
-from vcodecs.anchor import (
-    ClipCoder,
-    Colour,
-    check_encoder,
-    decode,
-    encode,
-    picture_to_frame,
-    video_encoder,
-)
+from lvc.intra import ConventionalPictures, LosslessPictures, PictureCoder, create_from
 from vcodecs.contract import CodedFrame, Reference
 
 
@@ -66,12 +56,22 @@ class ByteIntra(IntraCodec):
         return self.decompress(data, height, width).to(frame.device), 8 * len(data)
 
 
-class PyAVIntra(ByteIntra):
-    """x265 ("hevc") or x264 ("h264") at a constant QP from 0 (best) to 51.
+class PictureIntra(ByteIntra):
+    """An intra codec out of a coder of 8-bit pictures."""
 
-    Pictures pass through 8-bit RGB and YCbCr of the stated matrix ("bt709", "bt601"), range
-    ("limited", "full") and pixel format on either side; any size is taken.
-    """
+    def __init__(self, coder: PictureCoder) -> None:
+        self._coder = coder
+        self.name = coder.name
+
+    def compress(self, frame: Tensor) -> bytes:
+        return self._coder.compress(_to_uint8(frame))
+
+    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
+        return _to_tensor(self._coder.decompress(data, height, width))
+
+
+class PyAVIntra(PictureIntra):
+    """x265 ("hevc") or x264 ("h264") at a constant QP: see `lvc.intra.ConventionalPictures`."""
 
     def __init__(
         self,
@@ -81,40 +81,14 @@ class PyAVIntra(ByteIntra):
         range: str = "limited",
         pixel_format: str = "yuv420p",
     ) -> None:
-        self._coder = ClipCoder(codec, qp, Colour(matrix, range, pixel_format), all_intra=True)
-        self.name = self._coder.name
-
-    def compress(self, frame: Tensor) -> bytes:
-        return self._coder.compress(_to_uint8(frame)[None])[0]
-
-    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
-        return _to_tensor(self._coder.decompress([data], height, width)[0])
+        super().__init__(ConventionalPictures(codec, qp, matrix, range, pixel_format))
 
 
-class LosslessIntra(ByteIntra):
+class LosslessIntra(PictureIntra):
     """The original picture, rounded to 8 bits, for the real bits of lossless coding (FFV1)."""
 
-    name = "FFV1 lossless, RGB 8-bit"
-    _PIXEL_FORMAT = "bgr0"
-    # FFV1's first version keeps its header in the frame; later ones keep it in the container.
-    _OPTIONS = {"level": "1"}  # noqa: RUF012
-
     def __init__(self) -> None:
-        check_encoder("lossless")
-
-    def compress(self, frame: Tensor) -> bytes:
-        picture = picture_to_frame(_to_uint8(frame)).reformat(format=self._PIXEL_FORMAT)
-        size = (picture.height, picture.width)
-        context = video_encoder("lossless", size, self._PIXEL_FORMAT, 30, self._OPTIONS)
-        return b"".join(map(bytes, encode(context, [picture])))
-
-    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
-        context = av.CodecContext.create("ffv1", "r")
-        context.height, context.width = height, width
-        decoded = decode(context, [data])
-        if len(decoded) != 1:
-            raise UserError("ffv1 data does not hold one picture: the stream is damaged")
-        return _to_tensor(decoded[0].to_ndarray(format="rgb24").transpose(2, 0, 1))
+        super().__init__(LosslessPictures())
 
 
 class NetworkIntra(IntraCodec):
@@ -139,11 +113,11 @@ class NetworkIntra(IntraCodec):
         name, preset = codec or said.get("codec"), preset or said.get("preset", "official")
         if name is None:
             raise UserError(f"{checkpoint} does not say which codec it is for: give codec=...")
-        self._network = vcodecs.create(name, preset, checkpoint).eval().requires_grad_(False)
-        self.rated = len(self._network.rates()) > 1
+        self.network = vcodecs.create(name, preset, checkpoint).eval().requires_grad_(False)
+        self.rated = len(self.network.rates()) > 1
         self._rate = _as_number(rate)
         if self.rated and self._rate is not None:
-            low, high = self._network.rates()[0], self._network.rates()[-1]
+            low, high = self.network.rates()[0], self.network.rates()[-1]
             if not low <= self._rate <= high:
                 raise UserError(
                     f"rate {self._rate:g} is out of range: give one of {low:g} to {high:g}"
@@ -167,17 +141,17 @@ class NetworkIntra(IntraCodec):
         if self.rated and rate is None:
             raise UserError(f"{self.name} serves many rates: give rate=...")
         rate = rate if self.rated else None
-        return self._network.to(frames.device)(frames, Reference(frames), rate)
+        return self.network.to(frames.device)(frames, Reference(frames), rate)
 
     def _check_independence(self) -> None:
         """A P-frame codec would show a wonderful I frame, which it had been given."""
         frame = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-        rate = self._network.rates()[0]
+        rate = self.network.rates()[0]
         with torch.no_grad():
-            first = self._network(frame, Reference(frame), rate).frame
-            second = self._network(frame, Reference(1 - frame), rate).frame
+            first = self.network(frame, Reference(frame), rate).frame
+            second = self.network(frame, Reference(1 - frame), rate).frame
         if not torch.equal(first, second):
-            raise UserError(f"codec {self._network.name} codes P frames: it reads its reference")
+            raise UserError(f"codec {self.network.name} codes P frames: it reads its reference")
 
 
 def _as_number(text: str | float) -> float | None:
@@ -214,25 +188,7 @@ def create_intra(spec: str) -> IntraCodec:
     "network:checkpoint=dcvc_hem_intra_small". An unknown name, key or value is a UserError that
     lists the known ones.
     """
-    name, _, rest = spec.partition(":")
-    if name not in _REGISTRY:
-        raise UserError(
-            f"intra codec {name!r} is unknown: choose one of {', '.join(_REGISTRY)}, "
-            'such as "hevc:qp=22"'
-        )
-    factory = _REGISTRY[name]
-    known = inspect.signature(factory).parameters
-    options: dict[str, int | str] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = (text.strip() for text in part.partition("="))
-        if key not in known or not equals or not value:
-            allowed = ", ".join(f"{option}=..." for option in known) or "none"
-            raise UserError(f"intra codec {spec!r}: option {part!r} is unknown; options: {allowed}")
-        options[key] = int(value) if value.lstrip("-").isdecimal() else value
-    try:
-        return factory(**options)
-    except UserError as error:
-        raise UserError(f"intra codec {spec!r}: {error}") from error
+    return create_from(_REGISTRY, spec)
 
 
 def _to_uint8(frame: Tensor) -> np.ndarray:

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 from lvc.bundle import BundleNetworks
@@ -45,7 +46,7 @@ def decode_file(source: Path, target: Path, opener: Opener) -> None:
         header = reader.header
         networks, intra = opener(header)
         progress = Progress(reader.frames)
-        with open_sink(target, header.width, header.height, header.fps) as sink:
+        with open_sink(target, header.width, header.height, Fraction(*header.fps)) as sink:
             try:
                 for shown in Player(reader, networks, intra).pictures():
                     sink.write(shown.picture)

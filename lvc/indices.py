@@ -13,7 +13,7 @@ import numpy as np
 from lvc.coder import Reader, Writer
 from lvc.tables import LEVELS, OFFSETS, PER_OCTAVE, SHIFT, SMALLEST_SCALE
 
-MARGIN = 2.0**-12
+MARGIN = 2.0**-13
 """Of a file unless asked otherwise, in steps of the tables' grids (docs/decisions.md)."""
 LARGEST_MEAN = 2.0**20
 

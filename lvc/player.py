@@ -48,9 +48,9 @@ class NetworkPictures:
     ) -> tuple[np.ndarray, int]:
         coder = PayloadReader(payload)
         size = (round_up(height), round_up(width))
-        following, symbols = code_frame(self.networks, coder, {}, size, rate)
+        coded = code_frame(self.networks, coder, {}, size, rate)
         coder.finish()
-        return following["reference"][..., :height, :width], digest(symbols)
+        return coded.following["reference"][..., :height, :width], digest(coded.symbols)
 
 
 class CodedPictures:
@@ -100,11 +100,10 @@ class Player:
                 return decoded
             coder = PayloadReader(packet.payload)
             size = self._before["reference"].shape[2:]
-            self._before, symbols = code_frame(
-                self.networks, coder, self._before, size, packet.rate
-            )
+            coded = code_frame(self.networks, coder, self._before, size, packet.rate)
             coder.finish()
-            return self._before["reference"][..., :height, :width], digest(symbols)
+            self._before = coded.following
+            return self._before["reference"][..., :height, :width], digest(coded.symbols)
         except PayloadError as error:
             raise self._damage(packet, str(error)) from error
 

@@ -69,6 +69,27 @@ Analysis = Callable[[str, Tensors], tuple[np.ndarray, np.ndarray]]
 by the quantiser, and its hyper latent. What is not a whole number yet is rounded by the steps."""
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """A latent's symbols and what was expected of them, each (n,): `mean` is what was left of the
+    mean when the symbols were made."""
+
+    symbols: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    distribution: Distribution
+
+
+@dataclass(frozen=True)
+class CodedTensors:
+    """A coded frame: the tensors that the next one starts from, the symbols by name, and for each
+    latent what they were coded by (for estimates; nothing that a decoder needs)."""
+
+    following: Tensors
+    symbols: dict[str, np.ndarray]
+    predicted: dict[str, list[Predicted]]
+
+
 def code_frame(
     networks: Networks,
     coder: Coder,
@@ -76,8 +97,8 @@ def code_frame(
     size: tuple[int, int],
     rate: float | None = None,
     analysis: Analysis | None = None,
-) -> tuple[Tensors, dict[str, np.ndarray]]:
-    """Code one frame: the tensors that the next one starts from, and the symbols by name.
+) -> CodedTensors:
+    """Code one frame.
 
     `before`: those of the frame before ({} for a codec of I frames, {"reference": picture} behind
     an I frame). `size`: height and width, multiples of 64. `analysis`: only where `coder` writes.
@@ -102,8 +123,9 @@ class _Frame:
         self.sought: Tensors = {}
         """The encoder's latents, which the symbols are made of."""
         self.symbols: dict[str, np.ndarray] = {}
+        self.predicted: dict[str, list[Predicted]] = {}
 
-    def code(self) -> tuple[Tensors, dict[str, np.ndarray]]:
+    def code(self) -> CodedTensors:
         act = {
             "first": self._first,
             "run": self._run,
@@ -114,7 +136,7 @@ class _Frame:
         }
         for step in self.networks.steps:
             act[step.kind](step)
-        return self._following(), self.symbols
+        return CodedTensors(self._following(), self.symbols, self.predicted)
 
     def _following(self) -> Tensors:
         kept = {"reference": self.tensors["frame"]}
@@ -159,7 +181,7 @@ class _Frame:
     def _plain(self, step: Step) -> None:
         name = latent_of(step.name)
         mean, scale = (self.tensors[f"{step.name}_{part}"] for part in ("mean", "scale"))
-        self._keep(name, self._around(self._told(name), mean, scale, step.distribution))
+        self._keep(name, self._around(name, mean, scale, step.distribution))
 
     def _waves(self, step: Step) -> None:
         """Symbols are what is left of the latent when its mean, expected wave by wave, is off."""
@@ -179,7 +201,7 @@ class _Frame:
             made = networks.run(step.graph, given | {f"{name}_patch": patches})
             mean, scale = (made[f"{step.name}_{part}"][..., 0, 0].T for part in ("mean", "scale"))
             told = None if sought is None else np.rint(sought[:, rows, columns] - mean)
-            symbols[0][:, rows, columns] = self._relative(told, scale, step.distribution)
+            symbols[0][:, rows, columns] = self._relative(name, told, scale, step.distribution)
             decoded[:, rows, columns] = symbols[0][:, rows, columns] + mean
         self.symbols[name] = symbols.astype(np.int64)
         self.tensors[name] = decoded[None].copy()
@@ -194,7 +216,7 @@ class _Frame:
 
         def read(fields: np.ndarray, means: np.ndarray, scales: np.ndarray) -> None:
             told = None if scaled is None else np.rint(scaled[fields] - means[fields])
-            symbols[fields] = self._relative(told, scales[fields], step.distribution)
+            symbols[fields] = self._relative(name, told, scales[fields], step.distribution)
 
         read(first, mean, scale)
         decoded = np.where(first, symbols + mean, np.float32(0))
@@ -208,24 +230,28 @@ class _Frame:
     # ------------------------------------------------------------------ symbols
 
     def _around(
-        self, told: np.ndarray | None, mean: np.ndarray, scale: np.ndarray, kind: Distribution
+        self, name: str, mean: np.ndarray, scale: np.ndarray, kind: Distribution
     ) -> np.ndarray:
         """Whole numbers in the shape of `mean`, not relative to it, that may lie anywhere."""
+        told, mean, shape = self._told(name), mean.ravel(), mean.shape
         level = levels(self.coder, scale.ravel(), self.networks.margin)
-        whole, offset = split(sixteenths(self.coder, mean.ravel(), self.networks.margin))
+        whole, offset = split(sixteenths(self.coder, mean, self.networks.margin))
         which = level * OFFSETS + offset + OFFSETS // 2
         relative = None if told is None else told.ravel().astype(np.int64) - whole
         found = self.coder.symbols(relative, which, _tables(kind)) + whole
-        return found.reshape(mean.shape)
+        self.predicted.setdefault(name, []).append(Predicted(found, mean, scale.ravel(), kind))
+        return found.reshape(shape)
 
     def _relative(
-        self, told: np.ndarray | None, scale: np.ndarray, kind: Distribution
+        self, name: str, told: np.ndarray | None, scale: np.ndarray, kind: Distribution
     ) -> np.ndarray:
         """Whole numbers in the shape of `scale`, around zero."""
-        level = levels(self.coder, scale.ravel(), self.networks.margin)
-        which = level * OFFSETS + OFFSETS // 2
-        told = None if told is None else told.ravel()
-        return self.coder.symbols(told, which, _tables(kind)).reshape(scale.shape)
+        flat, told = scale.ravel(), None if told is None else told.ravel()
+        which = levels(self.coder, flat, self.networks.margin) * OFFSETS + OFFSETS // 2
+        found = self.coder.symbols(told, which, _tables(kind))
+        nothing = np.zeros_like(flat)
+        self.predicted.setdefault(name, []).append(Predicted(found, nothing, flat, kind))
+        return found.reshape(scale.shape)
 
     def _told(self, name: str) -> np.ndarray | None:
         """What the encoder wants to say; None in a decoder."""

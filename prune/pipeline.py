@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distill import AdaptiveWeights, Distiller, Tap, find_taps
+from lvc.decode import INTRA_FOLDER
 from prune.data.source import ClipError
 from prune.evaluate import Evaluation, evaluate
 from prune.export import Size, export_bundle
@@ -26,6 +27,7 @@ from prune.trace import CONVOLUTIONS
 from prune.trainer import Companion, Trainer
 from vcodecs import VideoCodec, checkpoints
 from vcodecs.deform import Operator, has_deformable
+from vcodecs.intra import NetworkIntra
 
 WEIGHTS = "weights.safetensors"
 
@@ -120,7 +122,8 @@ def export(job: Job, codec: VideoCodec, folder: Path) -> None:
     """One ONNX bundle, checked against torch.
 
     A codec with deformable convolutions gets a second one inside it, which computes them by the
-    operator that the recipe does not name: both are timed.
+    operator that the recipe does not name: both are timed. Learned I frames have their own in
+    `intra`, where a player looks for it.
     """
     section = job.recipe.export
     size = Size(section.height, section.width, section.dynamic)
@@ -128,6 +131,8 @@ def export(job: Job, codec: VideoCodec, folder: Path) -> None:
         export_bundle(codec, place, size, operator)
         for operator, place in _bundles(job, codec, folder).items()
     ]
+    if isinstance(job.intra, NetworkIntra):
+        worst.append(export_bundle(job.intra.network.cpu(), folder / INTRA_FOLDER, size))
     write_json(folder / "parity.json", {"torch_vs_onnx": max(worst)})
 
 

@@ -45,10 +45,9 @@ def run(recipe: Recipe, base: Path) -> Path:
         "evaluate", job.evaluation_inputs(), lambda f: pipeline.measure_quality(job, final, f)
     )
     small = job.load(final / pipeline.WEIGHTS)
-    bundle = step("onnx", dump("export"), lambda f: pipeline.export(job, small, f), "finetune")
-    dense = step(
-        "onnx_dense", dump("export"), lambda f: pipeline.export(job, job.teacher, f), "teacher"
-    )
+    graphs = [dump("export"), recipe.evaluate.intra]
+    bundle = step("onnx", graphs, lambda f: pipeline.export(job, small, f), "finetune")
+    dense = step("onnx_dense", graphs, lambda f: pipeline.export(job, job.teacher, f), "teacher")
     bundles = {"dense": dense, "sparse": bundle}
     speed = step(
         "measure",

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lvc.anchor import ClipCoder
 from prune.data import open_source
 from prune.data.source import ClipError, ClipInfo, Source
 from prune.evaluate import evaluate, evaluate_clip
 from prune.quality import PSNR_CAP, bd, ms_ssim, psnr, why_no_ms_ssim
 from prune.report.schema import Quality
 from vcodecs import CodedFrame, Reference, UserError
-from vcodecs.anchor import ClipCoder
 from vcodecs.intra import ByteIntra, create_intra
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from lvc import anchor as anchors
+from lvc.anchor import ClipCoder, Colour, anchor
 from prune import quality
 from vcodecs import UserError
-from vcodecs import anchor as anchors
-from vcodecs.anchor import ClipCoder, Colour, anchor
 from vcodecs.intra import ByteIntra, create_intra, intra_names, register_intra
 
 

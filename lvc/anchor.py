@@ -2,7 +2,7 @@
 
 A learned codec's rate and quality mean something only beside those of a codec that everybody
 knows, coded from the same frames and judged in the same colour space. The same coder supplies the
-I frames (`vcodecs.intra`), so that both go through one colour conversion.
+I frames (`lvc.intra`), so that both go through one colour conversion.
 """
 
 import math
@@ -60,7 +60,7 @@ class Colour:
         return f"{standard} {self.range} {PIXEL_FORMATS[self.pixel_format]}"
 
     def to_yuv(self, picture: np.ndarray) -> av.VideoFrame:
-        """Convert a uint8 RGB picture (3, H, W) with even sides."""
+        """Convert a uint8 RGB picture (3, H, W); only "yuv444p" takes odd sides."""
         return picture_to_frame(picture).reformat(
             format=self.pixel_format,
             src_colorspace=_RGB["colorspace"],
@@ -76,16 +76,7 @@ class Colour:
         # A decoder tags its frames with a chroma position, which `to_yuv` cannot set. Conversions
         # that differ in it are half a chroma sample apart and lose up to 10 dB: drop the tag.
         untagged = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=self.pixel_format)
-        rgb = untagged.reformat(
-            format="rgb24",
-            src_colorspace=MATRICES[self.matrix],
-            src_color_range=RANGES[self.range],
-            dst_colorspace=_RGB["colorspace"],
-            dst_color_range=_RGB["range"],
-            interpolation=_SCALING,
-            threads=1,
-        )
-        return np.ascontiguousarray(rgb.to_ndarray().transpose(2, 0, 1))
+        return frame_to_picture(untagged, MATRICES[self.matrix], RANGES[self.range])
 
 
 @dataclass(frozen=True)
@@ -272,7 +263,8 @@ def encode(context: av.VideoCodecContext, frames: Iterable[av.VideoFrame]) -> li
 def decode(context: av.VideoCodecContext, packets: Iterable[bytes]) -> list[av.VideoFrame]:
     """Decode all packets and flush; data that the decoder finds damaged raises UserError."""
     context.thread_count = 1
-    context.options = {"err_detect": "explode"}  # rather than pictures with the damage painted over
+    # Rather than pictures with the damage painted over.
+    context.options = {"err_detect": "crccheck+explode"}
     frames = []
     try:
         for data in packets:
@@ -287,6 +279,24 @@ def picture_to_frame(picture: np.ndarray) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(
         np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24"
     )
+
+
+def frame_to_picture(
+    frame: av.VideoFrame,
+    matrix: Colorspace = _RGB["colorspace"],
+    range: ColorRange = _RGB["range"],
+) -> np.ndarray:
+    """Convert a frame, RGB or YCbCr of this matrix and range, to uint8 RGB (3, H, W)."""
+    rgb = frame.reformat(
+        format="rgb24",
+        src_colorspace=matrix,
+        src_color_range=range,
+        dst_colorspace=_RGB["colorspace"],
+        dst_color_range=_RGB["range"],
+        interpolation=_SCALING,
+        threads=1,
+    )
+    return np.ascontiguousarray(rgb.to_ndarray().transpose(2, 0, 1))
 
 
 def _padded_size(height: int, width: int) -> tuple[int, int]:
