@@ -112,6 +112,8 @@ def _model(frequencies: bytes) -> Model:
 
 def _runs(which: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Order that sorts by table, and (table, begin, end) of every run in it."""
+    if not len(which):
+        return which, []
     order = np.argsort(which, kind="stable")
     ordered = which[order]
     begins = np.flatnonzero(np.diff(ordered, prepend=-1))
@@ -165,6 +167,8 @@ def _read_escape(coder) -> int:  # noqa: ANN001
         folded |= int(coder.decode(_uniform(count), 1)[0]) << low
     folded -= 1
     value = (folded + 1) // 2
+    if value > LARGEST:
+        raise PayloadError("the payload holds a symbol that no encoder writes")
     return value if folded % 2 else -value
 
 

@@ -49,7 +49,7 @@ class Header:
     `weights`: SHA-256, in lower-case hex, of the weights that decode the P frames. `width`,
     `height`: pixels, 1 to 16384, together at most 2^27. `fps`: numerator and denominator.
     `intra_period`: frames from one I frame to the next. `intra`: what decodes the I frames;
-    strings, one of them `codec`. `margin`: tolerance of the entropy parameters, above 0, below 1.
+    strings, one of them `codec`. `margin`: tolerance of the entropy parameters, above 0, below 1/4.
     """
 
     codec: str
@@ -94,7 +94,7 @@ def _is_intra(value: Any) -> bool:
 
 
 def _is_fraction(value: Any) -> bool:
-    return isinstance(value, float) and 0 < value < 1
+    return isinstance(value, float) and 0 < value < 0.25
 
 
 _TEXT = f"a string of at most {LONGEST_TEXT} printable characters"
@@ -109,7 +109,7 @@ _RULES = {
     "fps": (_is_ratio, f"a list of two, each {_COUNT}"),
     "intra_period": (_is_count, _COUNT),
     "intra": (_is_intra, f'an object with "codec", its keys and values each {_TEXT}'),
-    "margin": (_is_fraction, "a float above 0 and below 1"),
+    "margin": (_is_fraction, "a float above 0 and below 1/4"),
 }
 
 

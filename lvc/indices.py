@@ -15,6 +15,7 @@ from lvc.tables import LEVELS, OFFSETS, PER_OCTAVE, SHIFT, SMALLEST_SCALE
 
 MARGIN = 2.0**-13
 """Of a file unless asked otherwise, in steps of the tables' grids (docs/decisions.md)."""
+WIDEST_MARGIN = 2.0**-4
 LARGEST_MEAN = 2.0**20
 
 Coder = Writer | Reader
@@ -25,13 +26,17 @@ def levels(coder: Coder, scale: np.ndarray, margin: float) -> np.ndarray:
     safe = np.clip(np.nan_to_num(scale.astype(np.float64)), 0.0, 1e6)
     place = PER_OCTAVE * np.log2((safe + SHIFT) / (SMALLEST_SCALE + SHIFT))
     # Beyond the ends there is no border; -0.5 keeps clear of the one below level 0.
-    return nearest(coder, np.clip(place, -0.25, LEVELS - 0.75), margin)
+    # What nobody writes, a mark there, is not to leave the tables either.
+    found = nearest(coder, np.clip(place, -0.25, LEVELS - 0.75), margin)
+    return np.clip(found, 0, LEVELS - 1)
 
 
 def sixteenths(coder: Coder, mean: np.ndarray, margin: float) -> np.ndarray:
     """Predicted means (n,) as whole numbers of sixteenths."""
     safe = np.clip(np.nan_to_num(mean.astype(np.float64)), -LARGEST_MEAN, LARGEST_MEAN)
-    return nearest(coder, OFFSETS * safe, margin)
+    # Large means differ by more: float32 is relative. The decoder needs no margin.
+    wider = np.maximum(margin, np.minimum(margin * np.abs(safe), WIDEST_MARGIN))
+    return nearest(coder, OFFSETS * safe, wider)
 
 
 def split(sixteenth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +45,7 @@ def split(sixteenth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return whole, sixteenth - OFFSETS * whole
 
 
-def nearest(coder: Coder, value: np.ndarray, margin: float) -> np.ndarray:
+def nearest(coder: Coder, value: np.ndarray, margin: float | np.ndarray) -> np.ndarray:
     """Whole numbers next to `value` (n,); the writer marks what lies within `margin` of a border.
 
     Equal on both sides as long as their values differ by less than `margin`, which is below 1/4.

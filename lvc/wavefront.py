@@ -3,7 +3,7 @@
 A masked 5x5 convolution looks at two rows above, two columns to either side, and two positions to
 the left. Position (y, x) so waits for (y, x - 1) and for (y - 1, x + 2): all positions of one
 x + 3 y can be read together. W + 3 (H - 1) waves take the place of W H steps, with the very same
-model; what bounds the gain is the width of a wave, at most min(W / 3, H) positions.
+model. What bounds the gain is the width of a wave: at most W / 3, rounded up, and at most H.
 """
 
 from collections.abc import Iterator

@@ -78,7 +78,7 @@ headers = st.builds(
     fps=st.tuples(counts, counts),
     intra_period=counts,
     intra=st.dictionaries(texts, texts, max_size=4).map(lambda intra: {"codec": "hevc"} | intra),
-    margin=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    margin=st.floats(0, 0.25, exclude_min=True, exclude_max=True),
 )
 packets = st.tuples(
     st.sampled_from("IP"),

@@ -233,7 +233,10 @@ BAD_FIELDS = [
     *[("intra", value) for value in (None, [], "hevc", {}, {"codec": 1}, {"options": "qp=22"})],
     *[("intra", {"codec": "hevc", "x": value}) for value in (None, {}, [], "x" * 257, "\n")],
     *[("intra", {"codec": "hevc", key: ""}) for key in ("x" * 257, "\r")],
-    *[("margin", value) for value in (0, 1, 0.0, -0.0, 1.0, -0.5, 2.5, True, "0.5", None, [0.5])],
+    *[
+        ("margin", value)
+        for value in (0, 1, 0.25, 0.0, -0.0, 1.0, -0.5, 2.5, True, "0.5", None, [0.5])
+    ],
 ]
 
 
