@@ -184,7 +184,11 @@ class _Frame:
         self._keep(name, self._around(name, mean, scale, step.distribution))
 
     def _waves(self, step: Step) -> None:
-        """Symbols are what is left of the latent when its mean, expected wave by wave, is off."""
+        """Symbols are what is left of the latent when its mean, expected wave by wave, is off.
+
+        The mean is rounded to sixteenths: each wave is expected from those before it, and what
+        differed by a rounding error in one would differ by far more some waves on.
+        """
         networks, name = self.networks, latent_of(step.name)
         grid = self._grid(16)
         known = {key: value[0] for key, value in self.tensors.items() if value.shape[2:] == grid}
@@ -200,6 +204,8 @@ class _Frame:
             }
             made = networks.run(step.graph, given | {f"{name}_patch": patches})
             mean, scale = (made[f"{step.name}_{part}"][..., 0, 0].T for part in ("mean", "scale"))
+            found = sixteenths(self.coder, mean.ravel(), networks.margin).reshape(mean.shape)
+            mean = (found / OFFSETS).astype(np.float32)
             told = None if sought is None else np.rint(sought[:, rows, columns] - mean)
             symbols[0][:, rows, columns] = self._relative(name, told, scale, step.distribution)
             decoded[:, rows, columns] = symbols[0][:, rows, columns] + mean

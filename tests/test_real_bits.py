@@ -114,6 +114,32 @@ def test_real_bits_of_trained_weights_are_within_a_hundredth_and_64_bytes(weight
         before = made.following
 
 
+class Shaky(TorchNetworks):
+    """Networks of another machine: every value is off by about a millionth."""
+
+    def run(self, graph, inputs):
+        generator = np.random.default_rng(0)
+        made = super().run(graph, inputs)
+        return {
+            k: v * (1 + 1e-6 * generator.standard_normal(v.shape, "f4")) for k, v in made.items()
+        }
+
+
+@pytest.mark.parametrize(
+    ("weights", "rate"), [("dcvc_small", None), ("dcvc_hem_small", 0.5), ("fvc_small", None)]
+)
+def test_networks_that_are_off_by_a_millionth_read_the_same_symbols(weights, rate):
+    codec = vcodecs.create(weights.removesuffix("_small"), "small", weights)
+    networks, shaky = TorchNetworks(codec), Shaky(codec)
+    here = there = {"reference": picture(*SIZE).numpy()}
+    for i in range(3):
+        made = compress(networks, picture(*SIZE, phase=0.1 * (i + 1)), here, rate)
+        got = decompress(shaky, made.payload, there, SIZE, rate)
+        assert equal(got.symbols, made.symbols)
+        assert not equal(got.following, made.following)
+        here, there = made.following, got.following
+
+
 def test_symbols_say_something(coded):
     made = coded[0][0]
     assert any(value.any() for value in made.symbols.values())
