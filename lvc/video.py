@@ -80,8 +80,9 @@ def open_source(
     limited range where it states none. Grey videos are always read in full range. Transparency
     and marks for rotation are ignored.
 
-    Raises UserError, here or while iterating, where this is no video, is damaged, or holds no
-    picture or pictures of several sizes.
+    Raises UserError, here or while iterating, where this is no video, holds no picture or pictures
+    of several sizes, or where the decoder notices damage (lossy formats without checksums may hide
+    that of a few bytes).
     """
     path = Path(path)
     with ExitStack() as stack:
