@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-import vcodecs
 from lvc.container import Header
-from lvc.decode import add_commands, conventional, decode_file, info, open_bundle
+from lvc.decode import add_commands, decode_file, exit_status, info, open_bundle, opened
 from lvc.errors import UserError
 from lvc.indices import MARGIN
 from lvc.intra import create_pictures
-from lvc.player import IntraDecoder, NetworkPictures, check_weights
+from lvc.player import IntraDecoder
 from lvc.program import Networks
 from vcodecs import VideoCodec, checkpoints
 from vcodecs.coding import TorchNetworks, can_code
@@ -22,14 +21,8 @@ from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder, enco
 def main(arguments: list[str] | None = None) -> int:
     """The command line; its exit status."""
     given = _parser().parse_args(arguments)
-    try:
-        {"encode": _encode, "decode": _decode, "info": _info}[given.command](given)
-    except KeyboardInterrupt:
-        return 130
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    command = {"encode": _encode, "decode": _decode, "info": _info}[given.command]
+    return exit_status(lambda: command(given))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,22 +72,23 @@ def _decode(given: argparse.Namespace) -> None:
     if (given.bundle is None) == (given.weights is None):
         raise UserError("give --weights (torch) or --bundle (onnxruntime), one of both")
 
-    def opened(header: Header) -> tuple[Networks, IntraDecoder]:
-        if given.bundle is not None:
-            return open_bundle(given.bundle, header, given.threads)
-        networks = TorchNetworks(open_codec(given.weights), header.margin)
-        check_weights(header.weights, networks.identity, given.weights)
-        if "weights" not in header.intra:
-            return networks, conventional(header)
-        if given.intra_weights is None:
+    def by_torch(header: Header, weights: str | None) -> tuple[Networks, str]:
+        if weights is None:
             raise UserError(
                 f"--intra-weights: give those of {header.intra['codec']}, which coded the I frames"
             )
-        intra = TorchNetworks(open_codec(given.intra_weights), header.margin)
-        check_weights(header.intra["weights"], intra.identity, given.intra_weights)
-        return networks, NetworkPictures(intra)
+        return TorchNetworks(open_codec(weights), header.margin), weights
 
-    decode_file(given.source, given.target, opened)
+    def opener(header: Header) -> tuple[Networks, IntraDecoder]:
+        if given.bundle is not None:
+            return open_bundle(given.bundle, header, given.threads)
+        return opened(
+            header,
+            lambda: by_torch(header, given.weights),
+            lambda: by_torch(header, given.intra_weights),
+        )
+
+    decode_file(given.source, given.target, opener)
 
 
 def _info(given: argparse.Namespace) -> None:
@@ -104,13 +98,9 @@ def _info(given: argparse.Namespace) -> None:
 def open_codec(weights: str) -> VideoCodec:
     """The codec of a checkpoint of ours, on the GPU where there is one. UserError where there is
     no such file or its codec has no real bits."""
-    path = checkpoints.find(weights)
-    said = checkpoints.origin(path)
-    if not {"codec", "preset"} <= set(said):
-        raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
-    codec = vcodecs.create(said["codec"], said["preset"], path)
+    codec = checkpoints.codec_of(weights)
     if not can_code(codec):
-        raise UserError(f"{path}: codec {codec.name} has no real bits, only estimates")
+        raise UserError(f"{weights}: codec {codec.name} has no real bits, only estimates")
     return codec.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

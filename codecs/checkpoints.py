@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lvc.errors import UserError
 from lvc.files import replacing
-from vcodecs.contract import SIZE_MULTIPLE, Reference, VideoCodec
+from lvc.pictures import SIZE_MULTIPLE
+from vcodecs.contract import Reference, VideoCodec
 
 BUNDLED = Path(__file__).parent / "weights"
 FORMAT = "leanvc-1"
@@ -73,6 +74,17 @@ def find(checkpoint: str | Path) -> Path:
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
         raise UserError(f"checkpoint {checkpoint}: no such file (bundled weights: {known})")
     return bundled
+
+
+def codec_of(checkpoint: str | Path) -> VideoCodec:
+    """The codec that a checkpoint of ours is of, with its weights; bundled ones by their name."""
+    from vcodecs.registry import create
+
+    path = find(checkpoint)
+    said = origin(path)
+    if not {"codec", "preset"} <= set(said):
+        raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
+    return create(said["codec"], said["preset"], path)
 
 
 def load_into(codec: VideoCodec, checkpoint: str | Path) -> None:

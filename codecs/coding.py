@@ -4,31 +4,32 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Laplace, Normal
 
-from lvc.coder import Reader, Writer
+from lvc.coder import Writer
 from lvc.indices import MARGIN
-from lvc.program import CodedTensors, Networks, Tensors, code_frame
+from lvc.pictures import SIZE_MULTIPLE
+from lvc.program import CodedTensors, Tensors, code_frame
 from lvc.rates import rate_factor
-from lvc.tables import PRECISION, SMALLEST_SCALE, Table, table_of_masses
-from vcodecs.contract import SIZE_MULTIPLE, VideoCodec
+from lvc.tables import NEGLIGIBLE, PRECISION, SMALLEST_SCALE, Table, table_of_masses
+from vcodecs.contract import VideoCodec
 from vcodecs.entropy import BitEstimator
 
 HYPER_REACH = 64
 """Symbols of hyper latents have tables of at most so many to either side; others escape."""
-NEGLIGIBLE = 2.0**-25
 
 
 class TorchNetworks:
     """A codec's graphs and tables (`lvc.program.Networks`), run by torch where its weights are."""
 
     def __init__(self, codec: VideoCodec, margin: float = MARGIN) -> None:
-        self.codec, self.margin, self.identity = codec.eval(), margin, identity(codec)
+        self.codec, self.margin = codec.eval(), margin
         self.coding = codec.coding()
         self.steps = self.coding.steps
         graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)
@@ -36,7 +37,13 @@ class TorchNetworks:
         self._channels = {
             name: spec.channels for graph in graphs for name, spec in graph.inputs.items()
         }
-        self._tables = {name: hyper_tables(prior) for name, prior in self.coding.priors.items()}
+        self.chains = {name: in_float64(prior) for name, prior in self.coding.priors.items()}
+        self._tables = {name: hyper_tables(chain) for name, chain in self.chains.items()}
+
+    @cached_property
+    def identity(self) -> str:
+        """See `identity`; made when first asked for."""
+        return identity(self.codec)
 
     @property
     def device(self) -> torch.device:
@@ -94,13 +101,26 @@ class _OnDevice(Mapping):
 
 @dataclass(frozen=True)
 class Compressed:
-    """A coded frame: its payload, the tensors that the next one starts from, its symbols by name,
-    and the bits that its distributions promise, without tables, marks and headers."""
+    """A coded frame: its payload, and all that `code_frame` says of it."""
 
     payload: bytes
-    following: Tensors
-    symbols: dict[str, np.ndarray]
-    estimate: float
+    coded: CodedTensors
+    networks: TorchNetworks = field(repr=False)
+
+    @property
+    def following(self) -> Tensors:
+        """The tensors that the next frame starts from."""
+        return self.coded.following
+
+    @property
+    def symbols(self) -> dict[str, np.ndarray]:
+        """Whole numbers by name."""
+        return self.coded.symbols
+
+    @cached_property
+    def estimate(self) -> float:
+        """The bits that the distributions promise, without tables, marks and headers."""
+        return _estimate(self.networks, self.coded)
 
 
 def compress(
@@ -120,31 +140,15 @@ def compress(
 
     size = (frame.shape[2], frame.shape[3])
     coded = code_frame(networks, writer, before, size, rate, analysis)
-    estimate = _estimate(networks, coded)
-    return Compressed(writer.finish(), coded.following, coded.symbols, estimate)
-
-
-def decompress(
-    networks: Networks,
-    payload: bytes,
-    before: Tensors,
-    size: tuple[int, int],
-    rate: float | None = None,
-) -> CodedTensors:
-    """What `compress` has coded; PayloadError where the payload is damaged."""
-    reader = Reader(payload)
-    coded = code_frame(networks, reader, before, size, rate)
-    reader.finish()
-    return coded
+    return Compressed(writer.finish(), coded, networks)
 
 
 @torch.no_grad()
 def _estimate(networks: TorchNetworks, coded: CodedTensors) -> float:
     """Bits of a frame's symbols by its distributions as they were predicted, in float64."""
     bits = 0.0
-    for stream, prior in networks.coding.priors.items():
+    for stream, chain in networks.chains.items():
         symbols = torch.from_numpy(coded.symbols[f"{stream}_hyper"]).double()
-        chain = copy.deepcopy(prior).double().cpu()
         bits += _information(chain.cdf(symbols + 0.5) - chain.cdf(symbols - 0.5))
     for part in (part for parts in coded.predicted.values() for part in parts):
         distance = torch.from_numpy(part.symbols - part.mean.astype(np.float64)).abs()
@@ -169,7 +173,7 @@ def can_code(codec: VideoCodec) -> bool:
 def entropy_of(codec: VideoCodec) -> dict:
     """Everything but the graphs that a decoder needs, as JSON can hold it."""
     coding = codec.coding()
-    tables = {stream: hyper_tables(prior) for stream, prior in coding.priors.items()}
+    tables = {stream: hyper_tables(in_float64(prior)) for stream, prior in coding.priors.items()}
     return {
         "hyper": {
             stream: [{"first": t.first, "frequencies": t.frequencies.tolist()} for t in own]
@@ -196,10 +200,14 @@ def _listed(values: Tensor) -> list[float]:
     return values.detach().float().flatten().tolist()
 
 
+def in_float64(prior: BitEstimator) -> BitEstimator:
+    """A copy on the CPU whose probabilities are exact enough for tables."""
+    return copy.deepcopy(prior).double().cpu()
+
+
 @torch.no_grad()
-def hyper_tables(prior: BitEstimator) -> list[Table]:
-    """One table a channel, of the chain's own probabilities in float64."""
-    chain = copy.deepcopy(prior).double().cpu()
+def hyper_tables(chain: BitEstimator) -> list[Table]:
+    """One table a channel, of the probabilities of a chain `in_float64`."""
     edges = torch.arange(-HYPER_REACH, HYPER_REACH + 2, dtype=torch.float64) - 0.5
     channels = chain.f1.h.shape[1]
     grid = edges.reshape(1, 1, -1, 1).expand(1, channels, -1, 1)

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvc.errors import UserError
+from lvc.pictures import round_up
 from lvc.program import Step
 from vcodecs.entropy import BitEstimator
 from vcodecs.parts import module_of
-
-SIZE_MULTIPLE = 64
-"""Frames are padded to multiples of this: four halvings, and two more of the hyperprior."""
 
 
 @dataclass(frozen=True)
@@ -288,11 +286,6 @@ class VideoCodec(nn.Module, ABC):
                 f"{origin} does not fit {self.name}, preset {self.preset}: "
                 + "; ".join(problems[1:3])
             ) from error
-
-
-def round_up(side: int) -> int:
-    """`side` rounded up to the next multiple of 64."""
-    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE
 
 
 def pad(

@@ -8,10 +8,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from lvc.anchor import psnr
 from lvc.container import Header, Writer
 from lvc.decode import Progress
 from lvc.intra import PictureCoder
-from lvc.player import as_float, as_picture, digest, padded
+from lvc.pictures import as_float, as_picture, padded
+from lvc.player import digest
 from lvc.program import Tensors
 from lvc.video import open_source
 from vcodecs.coding import TorchNetworks, compress
@@ -128,9 +130,3 @@ def encode_file(
                 progress.step(bits, picture[0].size, psnr(picture, coded.picture))
         progress.end()
     return progress
-
-
-def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Of 8-bit pictures, in dB; 100 where they are equal."""
-    error = float(np.mean((original.astype(np.float64) - decoded) ** 2))
-    return min(100.0, 10 * np.log10(255**2 / error)) if error else 100.0

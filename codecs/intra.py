@@ -1,8 +1,8 @@
 """I frames by a real image or video codec, or by a learned picture codec."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 import vcodecs
 from lvc.errors import UserError
-from lvc.intra import ConventionalPictures, LosslessPictures, PictureCoder, create_from
+from lvc.intra import PICTURE_CODERS, PictureCoder, create_from
+from lvc.pictures import as_float, as_picture
 from vcodecs.contract import CodedFrame, Reference
 
 
@@ -68,27 +69,6 @@ class PictureIntra(ByteIntra):
 
     def decompress(self, data: bytes, height: int, width: int) -> Tensor:
         return _to_tensor(self._coder.decompress(data, height, width))
-
-
-class PyAVIntra(PictureIntra):
-    """x265 ("hevc") or x264 ("h264") at a constant QP: see `lvc.intra.ConventionalPictures`."""
-
-    def __init__(
-        self,
-        codec: str = "hevc",
-        qp: int = 22,
-        matrix: str = "bt709",
-        range: str = "limited",
-        pixel_format: str = "yuv420p",
-    ) -> None:
-        super().__init__(ConventionalPictures(codec, qp, matrix, range, pixel_format))
-
-
-class LosslessIntra(PictureIntra):
-    """The original picture, rounded to 8 bits, for the real bits of lossless coding (FFV1)."""
-
-    def __init__(self) -> None:
-        super().__init__(LosslessPictures())
 
 
 class NetworkIntra(IntraCodec):
@@ -161,10 +141,18 @@ def _as_number(text: str | float) -> float | None:
         raise UserError(f"rate {text!r} is not a number") from None
 
 
+def _by_frame(factory: Callable[..., PictureCoder]) -> Callable[..., PictureIntra]:
+    """The factory of an intra codec, with the options of the factory of its picture coder."""
+
+    def make(**options: int | str) -> PictureIntra:
+        return PictureIntra(factory(**options))
+
+    make.__signature__ = inspect.signature(factory)
+    return make
+
+
 _REGISTRY: dict[str, Callable[..., IntraCodec]] = {
-    "hevc": partial(PyAVIntra, "hevc"),
-    "h264": partial(PyAVIntra, "h264"),
-    "lossless": LosslessIntra,
+    **{name: _by_frame(factory) for name, factory in PICTURE_CODERS.items()},
     "network": NetworkIntra,
 }
 
@@ -195,9 +183,9 @@ def _to_uint8(frame: Tensor) -> np.ndarray:
     """(1, 3, H, W) in [0, 1] to uint8 (3, H, W)."""
     if frame.ndim != 4 or frame.shape[:2] != (1, 3):
         raise ValueError(f"expected one RGB picture (1, 3, H, W), got {tuple(frame.shape)}")
-    return (frame[0].detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return as_picture(frame.detach().float().cpu().numpy())
 
 
 def _to_tensor(picture: np.ndarray) -> Tensor:
     """uint8 (3, H, W) to (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(picture))[None].float() / 255
+    return torch.from_numpy(as_float(np.ascontiguousarray(picture)))

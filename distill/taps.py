@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lvc.pictures import SIZE_MULTIPLE
 from vcodecs import Reference, VideoCodec
-from vcodecs.contract import SIZE_MULTIPLE
 from vcodecs.layers import GDN
 
 

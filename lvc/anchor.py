@@ -194,8 +194,10 @@ def anchor(
         )
     coder = ClipCoder(codec, qp, colour)
     packets = coder.compress(frames, fps)
-    psnr = _psnr_by_frame(frames, coder.decompress(packets, *frames.shape[-2:]))
-    return Anchor(codec, coder.name, qp, bits_per_pixel(packets), float(np.mean(psnr)), psnr)
+    decoded = coder.decompress(packets, *frames.shape[-2:])
+    qualities = tuple(psnr(a, b) for a, b in zip(frames, decoded, strict=True))
+    mean = float(np.mean(qualities))
+    return Anchor(codec, coder.name, qp, bits_per_pixel(packets), mean, qualities)
 
 
 def _nearest_qp(bpp_at: Callable[[int], float], target: float) -> int:
@@ -212,11 +214,10 @@ def _nearest_qp(bpp_at: Callable[[int], float], target: float) -> int:
     return min(tried, key=lambda qp: abs(math.log(tried[qp] / target)))
 
 
-def _psnr_by_frame(original: np.ndarray, decoded: np.ndarray) -> tuple[float, ...]:
-    squares = [
-        np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(original, decoded, strict=True)
-    ]
-    return tuple(min(100.0, 10 * math.log10(255**2 / max(mse, 1e-12))) for mse in squares)
+def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Of 8-bit pictures, in dB; 100 where they are equal."""
+    mse = np.mean((original.astype(np.float64) - decoded) ** 2)
+    return min(100.0, 10 * math.log10(255**2 / max(mse, 1e-12)))
 
 
 def check_encoder(codec: str) -> None:

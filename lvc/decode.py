@@ -19,28 +19,37 @@ from lvc.video import open_sink
 INTRA_FOLDER = "intra"
 """Of a bundle: where the bundle of its learned I frames is."""
 
-Opener = Callable[[Header], tuple[Networks, IntraDecoder]]
+Opener = Callable[[], tuple[Networks, str]]
+"""Loads networks and says, for errors, where they are from."""
+
+
+def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, IntraDecoder]:
+    """What decodes a file's P frames and its I frames, the weights of both checked.
+
+    `intra` is only called where a network has coded the I frames.
+    """
+    networks, what = video()
+    check_weights(header.weights, networks.identity, what)
+    if "weights" not in header.intra:
+        spec = header.intra["codec"] + (f":{o}" if (o := header.intra.get("options")) else "")
+        return networks, CodedPictures(create_pictures(spec))
+    inner, what = intra()
+    check_weights(header.intra["weights"], inner.identity, what)
+    return networks, NetworkPictures(inner)
 
 
 def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, IntraDecoder]:
     """A bundle for the P frames, and for the I frames the one inside it or a conventional codec."""
-    networks = BundleNetworks(folder, header.margin, threads)
-    check_weights(header.weights, networks.identity, str(folder))
-    if "weights" not in header.intra:
-        return networks, conventional(header)
-    inside = folder / INTRA_FOLDER
-    intra = BundleNetworks(inside, header.margin, threads)
-    check_weights(header.intra["weights"], intra.identity, str(inside))
-    return networks, NetworkPictures(intra)
+
+    def bundle(place: Path) -> tuple[Networks, str]:
+        return BundleNetworks(place, header.margin, threads), str(place)
+
+    return opened(header, lambda: bundle(folder), lambda: bundle(folder / INTRA_FOLDER))
 
 
-def conventional(header: Header) -> IntraDecoder:
-    """The I frames' codec where they are no network's."""
-    spec = header.intra["codec"] + (f":{o}" if (o := header.intra.get("options")) else "")
-    return CodedPictures(create_pictures(spec))
-
-
-def decode_file(source: Path, target: Path, opener: Opener) -> None:
+def decode_file(
+    source: Path, target: Path, opener: Callable[[Header], tuple[Networks, IntraDecoder]]
+) -> None:
     """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told."""
     with Reader(source) as reader:
         header = reader.header
@@ -137,24 +146,31 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     return decode
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The player's command line; its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lvc", description="Play .lvc video.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_commands(commands)
-    given = parser.parse_args(arguments)
+def exit_status(command: Callable[[], None]) -> int:
+    """Run a command: 0, 2 where the user can put something right (one line says what), 130."""
     try:
-        if given.command == "info":
-            print(info(given.source))
-        elif given.bundle is None:
-            raise UserError("--bundle: give the folder of ONNX graphs that decodes the file")
-        else:
-            decode_file(
-                given.source, given.target, lambda h: open_bundle(given.bundle, h, given.threads)
-            )
+        command()
     except KeyboardInterrupt:
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The player's command line; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lvc", description="Play .lvc video.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_commands(commands)
+    given = parser.parse_args(arguments)
+    return exit_status(lambda: _carry_out(given))
+
+
+def _carry_out(given: argparse.Namespace) -> None:
+    if given.command == "info":
+        print(info(given.source))
+        return
+    if given.bundle is None:
+        raise UserError("--bundle: give the folder of ONNX graphs that decodes the file")
+    decode_file(given.source, given.target, lambda h: open_bundle(given.bundle, h, given.threads))

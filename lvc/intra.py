@@ -93,7 +93,7 @@ class LosslessPictures(PictureCoder):
         return frame_to_picture(decoded[0])
 
 
-_REGISTRY: dict[str, Callable[..., PictureCoder]] = {
+PICTURE_CODERS: dict[str, Callable[..., PictureCoder]] = {
     "hevc": partial(ConventionalPictures, "hevc"),
     "h264": partial(ConventionalPictures, "h264"),
     "lossless": LosslessPictures,
@@ -106,7 +106,7 @@ def create_pictures(spec: str) -> PictureCoder:
     Examples: "hevc:qp=22", "h264:qp=20,matrix=bt601,range=full", "lossless". An unknown name, key
     or value is a UserError that lists the known ones.
     """
-    return create_from(_REGISTRY, spec)
+    return create_from(PICTURE_CODERS, spec)
 
 
 def create_from(registry: Mapping[str, Callable[..., T]], spec: str) -> T:

@@ -8,14 +8,12 @@ from typing import Protocol
 import numpy as np
 
 from lvc.coder import PayloadError
-from lvc.coder import Reader as PayloadReader
 from lvc.container import Reader
 from lvc.errors import UserError
 from lvc.intra import PictureCoder
 from lvc.packets import DamageError, Packet
-from lvc.program import Networks, Tensors, code_frame
-
-SIZE_MULTIPLE = 64
+from lvc.pictures import as_float, as_picture, padded, round_up
+from lvc.program import Networks, Tensors, decompress
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,8 @@ class NetworkPictures:
     def decode(
         self, payload: bytes, height: int, width: int, rate: float | None
     ) -> tuple[np.ndarray, int]:
-        coder = PayloadReader(payload)
         size = (round_up(height), round_up(width))
-        coded = code_frame(self.networks, coder, {}, size, rate)
-        coder.finish()
+        coded = decompress(self.networks, payload, {}, size, rate)
         return coded.following["reference"][..., :height, :width], digest(coded.symbols)
 
 
@@ -98,10 +94,8 @@ class Player:
                 decoded = self.intra.decode(packet.payload, height, width, packet.rate)
                 self._before = {"reference": padded(decoded[0])}
                 return decoded
-            coder = PayloadReader(packet.payload)
             size = self._before["reference"].shape[2:]
-            coded = code_frame(self.networks, coder, self._before, size, packet.rate)
-            coder.finish()
+            coded = decompress(self.networks, packet.payload, self._before, size, packet.rate)
             self._before = coded.following
             return self._before["reference"][..., :height, :width], digest(coded.symbols)
         except PayloadError as error:
@@ -126,25 +120,3 @@ def digest(symbols: Mapping[str, np.ndarray]) -> int:
     for name in sorted(symbols):
         state.update(name.encode() + symbols[name].astype("<i4").tobytes())
     return int.from_bytes(state.digest(), "little")
-
-
-def as_float(picture: np.ndarray) -> np.ndarray:
-    """uint8 (3, H, W) to float32 (1, 3, H, W) in [0, 1]."""
-    return picture[None].astype(np.float32) / np.float32(255)
-
-
-def as_picture(frame: np.ndarray) -> np.ndarray:
-    """float32 (1, 3, H, W) in [0, 1] to uint8 (3, H, W)."""
-    return np.rint(np.clip(frame[0], 0, 1) * np.float32(255)).astype(np.uint8)
-
-
-def padded(frame: np.ndarray) -> np.ndarray:
-    """(1, C, H, W) with its last row and column repeated up to multiples of 64."""
-    height, width = frame.shape[2:]
-    margins = ((0, 0), (0, 0), (0, round_up(height) - height), (0, round_up(width) - width))
-    return np.pad(frame, margins, mode="edge")
-
-
-def round_up(side: int) -> int:
-    """`side` rounded up to the next multiple of 64."""
-    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE

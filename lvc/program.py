@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from lvc.coder import Reader
 from lvc.indices import Coder, levels, sixteenths, split
 from lvc.tables import LEVELS, OFFSETS, Distribution, Table, scale_table
 from lvc.wavefront import waves
@@ -50,6 +51,7 @@ class Networks(Protocol):
 
     steps: Sequence[Step]
     margin: float
+    identity: str
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """Outputs by name; what else is in `inputs` is not looked at."""
@@ -104,6 +106,20 @@ def code_frame(
     an I frame). `size`: height and width, multiples of 64. `analysis`: only where `coder` writes.
     """
     return _Frame(networks, coder, before, size, rate, analysis).code()
+
+
+def decompress(
+    networks: Networks,
+    payload: bytes,
+    before: Tensors,
+    size: tuple[int, int],
+    rate: float | None = None,
+) -> CodedTensors:
+    """The frame that a payload holds, as `code_frame`; PayloadError where it is damaged."""
+    reader = Reader(payload)
+    coded = code_frame(networks, reader, before, size, rate)
+    reader.finish()
+    return coded
 
 
 class _Frame:

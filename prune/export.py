@@ -21,15 +21,15 @@ from torch import Tensor
 from torch.export import Dim
 from torch.nn import functional as F
 
-import vcodecs
 from lvc.bundle import BUNDLE, ENTROPY, FORMAT, file_hash, session
 from lvc.files import atomic_write, replacing
+from lvc.pictures import SIZE_MULTIPLE
 from prune.cli import main
 from prune.deform import onnx_translations
 from prune.progress import console
 from vcodecs import DecoderGraph, UserError, VideoCodec, checkpoints
 from vcodecs.coding import can_code, entropy_of, identity
-from vcodecs.contract import SIZE_MULTIPLE, WaveGraph
+from vcodecs.contract import WaveGraph
 from vcodecs.deform import Operator, computed_by, has_deformable
 from vcodecs.layers import fold
 
@@ -292,11 +292,7 @@ def command() -> None:
         raise UserError(
             f"--size {arguments.size}: write it as WIDTHxHEIGHT, in pixels, at most {largest} each"
         )
-    path = checkpoints.find(arguments.checkpoint)
-    metadata = checkpoints.origin(path)
-    if not {"codec", "preset"} <= set(metadata):
-        raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
-    codec = vcodecs.create(metadata["codec"], metadata["preset"], path)
+    codec = checkpoints.codec_of(arguments.checkpoint)
     size = Size(int(height), int(width), not arguments.fixed)
     worst = export_bundle(codec, arguments.folder, size, arguments.deformable)
     console.print(f"bundle: {arguments.folder} (onnxruntime agrees with torch to {worst:.1e})")

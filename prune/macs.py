@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lvc.pictures import round_up
 from prune.deform import FORMULAS
 from vcodecs import Reference, VideoCodec
-from vcodecs.contract import round_up
 from vcodecs.layers import SubpelConv, fold
 from vcodecs.parts import module_of
 

@@ -17,12 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from lvc.pictures import SIZE_MULTIPLE
 from prune.data import SourceSpec
 from prune.load import Located
 from prune.rates import Tradeoff
 from prune.trainer import Phase, TrainerSettings
 from vcodecs import Stage, UserError, VideoCodec
-from vcodecs.contract import SIZE_MULTIPLE
 from vcodecs.deform import Operator
 from vcodecs.intra import create_intra
 

@@ -18,9 +18,9 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lvc.pictures import SIZE_MULTIPLE
 from prune.pruners import custom_pruners
 from vcodecs import CodedFrame, Reference, VideoCodec
-from vcodecs.contract import SIZE_MULTIPLE
 from vcodecs.layers import SubpelConv
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, SubpelConv)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
+from lvc.pictures import SIZE_MULTIPLE
 from prune.groups import Group, remove_from
 from prune.mask import zero_channels
 from prune.trace import CONVOLUTIONS
 from vcodecs import Reference, VideoCodec
-from vcodecs.contract import SIZE_MULTIPLE
 
 TOLERANCE = 1e-4
 """Relative; what goes wrong is far larger, rounding errors over three frames far smaller."""

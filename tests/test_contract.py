@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from reference_fill import fill_codec
 
 import vcodecs
+from lvc.pictures import round_up
 from prune.objective import rate_distortion
 from vcodecs import CodedFrame, Reference, UserError, VideoCodec
-from vcodecs.contract import DecoderGraph, GraphTensor, pad, round_up
+from vcodecs.contract import DecoderGraph, GraphTensor, pad
 from vcodecs.registry import codec_class
 
 every_codec = pytest.mark.parametrize("name", vcodecs.names())

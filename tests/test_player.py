@@ -12,7 +12,7 @@ from test_real_bits import make
 
 import lvc
 from lvc.container import Reader
-from lvc.player import as_picture
+from lvc.pictures import as_picture
 from lvc.video import open_sink, open_source
 from prune.export import Size, export_bundle
 from vcodecs import checkpoints

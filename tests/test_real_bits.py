@@ -11,11 +11,12 @@ from toys import shaken
 import vcodecs
 from lvc.bundle import BundleNetworks
 from lvc.coder import PayloadError
+from lvc.program import decompress
 from prune.export import Size, export_bundle
 from prune.groups import find_groups
 from prune.shrink import masked_copy, shrunk_copy
 from vcodecs import UserError
-from vcodecs.coding import TorchNetworks, compress, decompress, entropy_of, identity
+from vcodecs.coding import TorchNetworks, compress, entropy_of, identity
 
 SIZE, LARGE = (128, 192), (256, 448)
 CODECS = ("dcvc", "dcvc_hem", "dcvc_hem_intra", "fvc", "fvc with fusion")

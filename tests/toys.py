@@ -10,15 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs.contract import (
-    CodedFrame,
-    DecoderGraph,
-    GraphTensor,
-    Reference,
-    Stage,
-    VideoCodec,
-    round_up,
-)
+from lvc.pictures import round_up
+from vcodecs.contract import CodedFrame, DecoderGraph, GraphTensor, Reference, Stage, VideoCodec
 from vcodecs.deform import DeformableConv
 from vcodecs.layers import GDN, MaskedConv, ResBlock, SubpelConv, conv, deconv
 from vcodecs.motion import warp
