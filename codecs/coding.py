@@ -8,13 +8,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
 
 from lvc.coder import Writer
+from lvc.errors import UserError
 from lvc.indices import MARGIN
 from lvc.pictures import SIZE_MULTIPLE
-from lvc.program import CodedTensors, Tensors, code_frame
+from lvc.program import CodedTensors, Networks, Tensors, code_frame
 from lvc.rates import rate_factor
 from lvc.tables import PRECISION, SMALLEST_SCALE, Table
 from vcodecs.contract import VideoCodec
@@ -75,6 +76,11 @@ class TorchNetworks:
         given = _OnDevice(self, tensors)
         made = self.coding.analyse(stream, frame, given, rate)
         latent, hyper = (value.float().cpu().numpy() for value in made)
+        if not (np.isfinite(latent).all() and np.isfinite(hyper).all()):
+            raise UserError(
+                f"the codec's {stream} latent has values that are not finite numbers: "
+                "its weights are damaged or its training diverged"
+            )
         return latent, hyper
 
 
@@ -119,9 +125,15 @@ class Compressed:
 
 
 def compress(
-    networks: TorchNetworks, frame: Tensor, before: Tensors, rate: float | None = None
+    networks: TorchNetworks,
+    frame: Tensor,
+    before: Tensors,
+    rate: float | None = None,
+    receiver: Networks | None = None,
 ) -> Compressed:
     """Code one frame (1, 3, H, W), its sides multiples of 64; `before` as in `code_frame`.
+
+    `receiver` runs what the receiver runs (such as a bundle of the same weights), else `networks`.
 
     This is the consistent path: symbols are what is rounded for the picture, charged as they are
     coded. The official estimates differ (`VideoCodec.code`): DCVC's charges a rounding around the
@@ -134,7 +146,7 @@ def compress(
         return networks.analyse(frame, rate, stream, tensors)
 
     size = (frame.shape[2], frame.shape[3])
-    coded = code_frame(networks, writer, before, size, rate, analysis)
+    coded = code_frame(receiver or networks, writer, before, size, rate, analysis)
     return Compressed(writer.finish(), coded, networks)
 
 
@@ -161,9 +173,9 @@ def _information(likelihood: Tensor) -> float:
     return float(-torch.log2(likelihood.clamp(min=2.0**-PRECISION)).sum())
 
 
-def can_code(codec: VideoCodec) -> bool:
+def can_code(codec: nn.Module) -> bool:
     """Whether the codec says how its frames become bits."""
-    return type(codec).coding is not VideoCodec.coding
+    return getattr(type(codec), "coding", VideoCodec.coding) is not VideoCodec.coding
 
 
 @torch.no_grad()
