@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import hem
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def encode(folder, name, *more, target=None):
+def encode(folder, name, *more, source=None, target=None):
     intra = (
         f"network:checkpoint={folder / 'intra.safetensors'}" if name == "dcvc_hem" else "lossless"
     )
@@ -56,7 +57,7 @@ def encode(folder, name, *more, target=None):
     weights = folder / f"{name}.safetensors"
     common = ["--weights", weights, "--intra", intra, "--intra-period", 3, *rate, *more]
     target = target or folder / f"{name}.lvc"
-    return main([str(a) for a in ("encode", folder / "clip.mkv", target, *common)])
+    return main([str(a) for a in ("encode", source or folder / "clip.mkv", target, *common)])
 
 
 def decode(folder, name, target, *more):
@@ -180,3 +181,23 @@ def test_the_player_imports_neither_torch_nor_compressai():
     check = "import sys, lvc.decode, lvc.video; sys.exit('torch' in sys.modules)"
     root = Path(lvc.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", check], cwd=root).returncode == 0
+
+
+def test_memory_does_not_grow_with_the_length_of_the_video(folder, tmp_path):
+    def peak(frames):
+        """Bytes at most, coding and decoding that many frames."""
+        with open_sink(tmp_path / "long.mkv", WIDTH, HEIGHT, 25) as sink:
+            for i in range(frames):
+                sink.write(as_picture(picture(HEIGHT, WIDTH, phase=0.1 * i).numpy()))
+        tracemalloc.start()
+        coded = tmp_path / "long.lvc"
+        assert encode(folder, "fvc", source=tmp_path / "long.mkv", target=coded) == 0
+        given = ["decode", coded, tmp_path / "out.mkv", "--bundle", folder / "fvc"]
+        assert main([str(argument) for argument in given]) == 0
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(24)  # fills the caches of tables
+    of_a_picture = 4 * 3 * WIDTH * HEIGHT
+    assert peak(24) - peak(6) < 6 * of_a_picture
