@@ -12,6 +12,7 @@ from lvc.container import Header, Reader
 from lvc.errors import UserError
 from lvc.intra import create_pictures
 from lvc.packets import DamageError
+from lvc.pictures import round_up
 from lvc.player import CodedPictures, IntraDecoder, NetworkPictures, Player, check_weights
 from lvc.program import Networks
 from lvc.video import open_sink
@@ -40,11 +41,17 @@ def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, Intr
 
 def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, IntraDecoder]:
     """A bundle for the P frames, and for the I frames the one inside it or a conventional codec."""
+    if threads < 0:
+        raise UserError(f"--threads {threads}: give 1 or more, or 0 for all")
 
-    def bundle(place: Path) -> tuple[Networks, str]:
-        return BundleNetworks(place, header.margin, threads), str(place)
+    def bundle(place: Path, intra: bool) -> tuple[Networks, str]:
+        networks = BundleNetworks(place, header.margin, threads, intra=intra)
+        networks.check_size(round_up(header.height), round_up(header.width))
+        return networks, str(place)
 
-    return opened(header, lambda: bundle(folder), lambda: bundle(folder / INTRA_FOLDER))
+    return opened(
+        header, lambda: bundle(folder, False), lambda: bundle(folder / INTRA_FOLDER, True)
+    )
 
 
 def decode_file(
@@ -113,14 +120,14 @@ class Progress:
         self.frames += 1
         self._bits += bits / pixels
         self._psnr += psnr or 0.0
-        if time.monotonic() - self._shown > 0.5 and sys.stderr.isatty():
+        if time.monotonic() - self._shown > 0.5 and _on_terminal():
             self._shown = time.monotonic()
             print(f"\r{self}", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """The line that stays."""
         if self.frames:
-            print(f"{chr(13) if sys.stderr.isatty() else ''}{self}", file=sys.stderr)
+            print(f"{chr(13) if _on_terminal() else ''}{self}", file=sys.stderr)
 
     def __str__(self) -> str:
         pace = self.frames / max(1e-9, time.monotonic() - self._start)
@@ -132,6 +139,11 @@ class Progress:
         of = f"/{self.total}" if self.total else ""
         mean = self._bits / self.frames
         return f"{bar}{self.frames}{of} frames  {pace:.2f} fps  {mean:.4f} bpp{quality}"
+
+
+def _on_terminal() -> bool:
+    """A process without a console has no standard error at all."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
