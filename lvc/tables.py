@@ -4,8 +4,8 @@ A table must be equal to the last unit where a video is encoded and where it is 
 of it comes from a machine's own exp or erf: constants are rounded correctly by `decimal`, the rest
 is sums and products of float64 in a fixed order, which IEEE 754 defines.
 
-Scales are one of `LEVELS` levels, 0.25 * 2 ** (level / 4) - 0.2: from 0.05 on, at first evenly
-spaced, since small scales hardly matter and a network's rounding is even, then four an octave. A
+Scales are one of `LEVELS` levels, 0.25 * 2 ** (level / 8) - 0.2: from 0.05 on, at first evenly
+spaced, since small scales hardly matter and a network's rounding is even, then eight an octave. A
 mean is known to 1/16: its whole part shifts the symbols, its rest is one of 16 offsets with a
 table each.
 """
@@ -21,7 +21,7 @@ Distribution = Literal["laplace", "normal"]
 
 PRECISION = 24
 """Frequencies of a table add up to 2 ** PRECISION."""
-LEVELS, PER_OCTAVE = 33, 4
+LEVELS, PER_OCTAVE = 65, 8
 SMALLEST_SCALE, SHIFT = 0.05, 0.2
 OFFSETS = 16
 WIDEST = 512

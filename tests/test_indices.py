@@ -17,7 +17,7 @@ from lvc.indices import (
     sixteenths,
     split,
 )
-from lvc.tables import LEVELS
+from lvc.tables import LEVELS, PER_OCTAVE
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 margins = st.sampled_from([MARGIN, 2.0**-20, 0.01, 0.2])
@@ -43,7 +43,7 @@ def drifts(generator, count, margin):
 
 def scales_at(place):
     """Scales that lie at these places of the levels' grid."""
-    return 0.25 * 2 ** (place / 4) - 0.2
+    return 0.25 * 2 ** (place / PER_OCTAVE) - 0.2
 
 
 def places_at(generator, count, low, high, margin):
