@@ -12,7 +12,15 @@ from lvc.container import Header, Reader
 from lvc.errors import UserError
 from lvc.intra import create_pictures
 from lvc.packets import DamageError
-from lvc.player import CodedPictures, IntraDecoder, NetworkPictures, Player, check_weights
+from lvc.player import (
+    MOST_PIXELS,
+    CodedPictures,
+    IntraDecoder,
+    NetworkPictures,
+    Player,
+    check_size,
+    check_weights,
+)
 from lvc.program import Networks
 from lvc.video import open_sink
 
@@ -48,11 +56,18 @@ def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, I
 
 
 def decode_file(
-    source: Path, target: Path, opener: Callable[[Header], tuple[Networks, IntraDecoder]]
+    source: Path,
+    target: Path,
+    opener: Callable[[Header], tuple[Networks, IntraDecoder]],
+    most_pixels: int = MOST_PIXELS,
 ) -> None:
-    """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told."""
+    """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told.
+
+    UserError, before anything is opened, where a picture has more than `most_pixels`.
+    """
     with Reader(source) as reader:
         header = reader.header
+        check_size(header, source, most_pixels)
         networks, intra = opener(header)
         progress = Progress(reader.frames)
         with open_sink(target, header.width, header.height, Fraction(*header.fps)) as sink:
@@ -141,6 +156,12 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     decode.add_argument("target", type=Path, metavar="OUT", help=".y4m, .mkv, .mp4 or a folder")
     decode.add_argument("--bundle", type=Path, help="folder of ONNX graphs, run by onnxruntime")
     decode.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: all)")
+    decode.add_argument(
+        "--most-pixels",
+        type=int,
+        default=MOST_PIXELS,
+        help="refuse larger pictures, which take much memory (default 4096x2304: %(default)s)",
+    )
     shown = commands.add_parser("info", help="say what an .lvc file holds")
     shown.add_argument("source", type=Path, metavar="IN.lvc")
     return decode
@@ -173,4 +194,9 @@ def _carry_out(given: argparse.Namespace) -> None:
         return
     if given.bundle is None:
         raise UserError("--bundle: give the folder of ONNX graphs that decodes the file")
-    decode_file(given.source, given.target, lambda h: open_bundle(given.bundle, h, given.threads))
+    decode_file(
+        given.source,
+        given.target,
+        lambda h: open_bundle(given.bundle, h, given.threads),
+        given.most_pixels,
+    )

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from lvc.coder import Reader
+from lvc.coder import PayloadError, Reader
 from lvc.indices import Coder, levels, sixteenths, split
 from lvc.tables import LEVELS, OFFSETS, Distribution, Table, scale_table
 from lvc.wavefront import waves
@@ -119,6 +119,8 @@ def decompress(
     reader = Reader(payload)
     coded = code_frame(networks, reader, before, size, rate)
     reader.finish()
+    if not np.isfinite(coded.following["reference"]).all():
+        raise PayloadError("it decodes to a picture with values that are no numbers")
     return coded
 
 

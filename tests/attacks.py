@@ -1,0 +1,522 @@
+"""Attacks on .lvc files and on what decodes them, and what has to become of each.
+
+A case is one small file with its weights and its bundle; a target decodes it, by torch or by
+onnxruntime. An attack is a damaged or forged copy of the file with the endings that are allowed;
+`Target.attempt` decodes it and says how it ended, and `problem` whether that was not allowed.
+Used by test_hostile_decoding.py and by benchmarks/hostile.py.
+"""
+
+import contextlib
+import io
+import json
+import random
+import shutil
+import struct
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import hem
+import numpy as np
+from reference_fill import picture
+from test_real_bits import make, shrunk
+
+import lvc.decode
+import vcodecs.__main__
+from lvc.container import MAGIC, Reader
+from lvc.decode import open_bundle, opened
+from lvc.errors import UserError
+from lvc.packets import CRC, ENTRY, DamageError, packed, sealed, trailer
+from lvc.pictures import as_picture
+from lvc.player import Player
+from lvc.video import open_sink, open_source
+from prune.export import Size, export_bundle
+from vcodecs import checkpoints
+from vcodecs.coding import TorchNetworks
+
+HEIGHT, WIDTH, FRAMES, PERIOD = 52, 60, 5, 3
+INTRA = {"dcvc": "hevc:qp=30", "fvc": "lossless"}  # of other codecs a network
+RUNTIMES = ("torch", "onnxruntime")
+LONGEST_MESSAGE = 500
+
+# ------------------------------------------------------------------------------ cases
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder with a file, the weights and the bundle that decode it; `intra` codes I frames."""
+
+    name: str
+    folder: Path
+    intra: str
+
+    @property
+    def file(self):
+        return self.folder / "video.lvc"
+
+    @property
+    def weights(self):
+        return self.folder / "video.safetensors"
+
+    @property
+    def intra_weights(self):
+        return self.folder / "intra.safetensors"
+
+    @property
+    def bundle(self):
+        return self.folder / "bundle"
+
+    def decoding(self, runtime, bundle=None, weights=None, intra_weights=None):
+        """Options of the command lines that decode the file."""
+        if runtime == "onnxruntime":
+            return ["--bundle", bundle or self.bundle, "--threads", "1"]
+        options = ["--weights", weights or self.weights]
+        if self.intra_weights.exists():
+            options += ["--intra-weights", intra_weights or self.intra_weights]
+        return options
+
+
+def tiny_case(folder, codec, kind="dense"):
+    """A case of lively made-up weights, "dense" or "shrunk"."""
+    made, intra = make(codec), None
+    if codec not in INTRA:
+        intra = hem.lively(hem.INTRA)
+    if kind == "shrunk":
+        made, intra = shrunk(made).eval(), intra and shrunk(intra).eval()
+    return make_case(folder, f"{codec} {kind}", made, INTRA.get(codec), intra)
+
+
+def make_case(folder, name, codec, spec, intra=None):
+    """Weights, bundles and the file of a codec; `spec` codes I frames, else the codec `intra`."""
+    folder = Path(folder)
+    case = Case(name, folder, spec or f"network:checkpoint={folder / 'intra.safetensors'}")
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints.save(codec, case.weights)
+    export_bundle(codec, case.bundle, Size(128, 128))
+    if intra is not None:
+        checkpoints.save(intra, case.intra_weights)
+        export_bundle(intra, case.bundle / "intra", Size(128, 128))
+    with open_sink(folder / "clip.mkv", WIDTH, HEIGHT, 25) as sink:
+        for i in range(FRAMES):
+            sink.write(as_picture(picture(HEIGHT, WIDTH, phase=0.1 * i).numpy()))
+    points = codec.rates()
+    rate = ["--rate", 0.43 * points[-1]] if len(points) > 1 else []
+    options = ["--weights", case.weights, "--intra", case.intra, "--intra-period", PERIOD, *rate]
+    told = run_command(vcodecs.__main__.main, "encode", folder / "clip.mkv", case.file, *options)
+    assert told.status == 0, told.text
+    return case
+
+
+# ------------------------------------------------------------------------------ bytes
+
+
+class Original:
+    """A file in its parts: `header` as JSON has it, `packets`, and `ends` of header and packets."""
+
+    def __init__(self, path):
+        self.data = path.read_bytes()
+        with Reader(path) as reader:
+            self.packets = list(reader.packets())
+            self.header = asdict(reader.header)
+        self.start = self.data[: self.packets[0].offset]
+        self.ends = [packet.offset for packet in self.packets]
+        self.ends.append(self.packets[-1].offset + self.packets[-1].length)
+
+    def whole_packets(self, length):
+        """How many packets end within the first `length` bytes; -1 where not even the header."""
+        return sum(end <= length for end in self.ends) - 1
+
+    def heads(self):
+        """The bytes that are no payload."""
+        places = list(range(len(self.start)))
+        for packet in self.packets:
+            end = packet.offset + packet.length
+            payload = end - CRC.size - len(packet.payload)
+            places += [*range(packet.offset, payload), *range(end - CRC.size, end)]
+        return places + list(range(self.ends[-1], len(self.data)))
+
+
+def assembled(start, packets):
+    """A file of these packets, with all checksums and the index right."""
+    data, index = start, b""
+    for packet in packets:
+        if packet.kind == "I":
+            index += ENTRY.pack(packet.frame, len(data))
+        data += packed(packet.kind, packet.frame, packet.payload, packet.rate, packet.digest)
+    return data + packed("X", len(packets), index) + trailer(len(data))
+
+
+def header_of(fields):
+    """The header's bytes, whatever its fields are."""
+    record = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+    return sealed(MAGIC + struct.pack("<BI", 1, len(record)) + record)
+
+
+def flipped(data, bits):
+    wrong = bytearray(data)
+    for bit in bits:
+        wrong[bit // 8] ^= 1 << bit % 8
+    return bytes(wrong)
+
+
+# ------------------------------------------------------------------------------ attacks
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A file that is not the original: `packet` is the first that differs, -1 the header.
+
+    `ends`: how decoding it may end. `others`: whether it may show other pictures.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+    packet: int
+    ends: frozenset
+    others: bool = False
+
+
+REFUSED, DAMAGE, CUT, WHOLE = "refused", "damage", "cut", "whole"
+DECODED = frozenset({DAMAGE, WHOLE})
+
+
+def truncations(original, step=1) -> Iterator[Attack]:
+    """The file cut at every byte."""
+    for length in range(0, len(original.data), step):
+        packet = original.whole_packets(length)
+        end = REFUSED if packet < 0 else CUT if length in original.ends else DAMAGE
+        yield Attack(f"cut at {length}", original.data[:length], packet, frozenset({end}))
+
+
+def flipped_heads(original, step=1) -> Iterator[Attack]:
+    """Every bit of the header, the packets' heads and checksums, the index and the trailer."""
+    bits = [8 * place + bit for place in original.heads() for bit in range(8)]
+    for bit in bits[::step]:
+        packet = original.whole_packets(bit // 8)
+        end = frozenset({REFUSED if packet < 0 else DAMAGE})
+        yield Attack(f"bit {bit}", flipped(original.data, [bit]), packet, end)
+
+
+def _flips(source, original):
+    """A packet, and 1 to 8 different bits of its payload."""
+    packet = source.choice(original.packets)
+    bits = 8 * len(packet.payload)
+    return packet, source.sample(range(bits), min(bits, source.randint(1, 8)))
+
+
+def flipped_payloads(original, seeds) -> Iterator[Attack]:
+    """1 to 8 bits of a payload flipped, the checksum as it was."""
+    for seed in seeds:
+        packet, bits = _flips(random.Random(seed), original)
+        begin = packet.offset + packet.length - CRC.size - len(packet.payload)
+        data = flipped(original.data, [8 * begin + bit for bit in bits])
+        yield Attack(f"seed {seed}", data, packet.frame, frozenset({DAMAGE}))
+
+
+def resealed_payloads(original, seeds, digests=True) -> Iterator[Attack]:
+    """The same, with the checksum made right again; without `digests` no packet has any."""
+    for seed in seeds:
+        packet, bits = _flips(random.Random(seed), original)
+        yield _spoilt(original, f"seed {seed}", packet, flipped(packet.payload, bits), digests)
+
+
+def made_up_payloads(original, seeds, digests=False) -> Iterator[Attack]:
+    """A payload of another kind in place of one: noise, zeros, ones, nothing, one of the others."""
+    for seed in seeds:
+        source = random.Random(seed)
+        packet, other = source.choice(original.packets), source.choice(original.packets)
+        words = bytes([source.randrange(24)])
+        long, short = 4 * source.randrange(500), 4 * source.randrange(4)
+        kind, payload = source.choice(
+            [
+                ("noise", words + source.randbytes(long)),
+                ("a little noise", words + source.randbytes(short)),
+                ("zeros", words + bytes(long)),
+                ("ones", words + b"\xff" * long),
+                ("nothing", b""),
+                ("another packet's", other.payload),
+                ("twice", packet.payload + packet.payload[1:]),
+                ("half", packet.payload[: len(packet.payload) // 8 * 4 + 1]),
+            ]
+        )
+        yield _spoilt(original, f"seed {seed}, {kind}", packet, payload, digests)
+
+
+def _spoilt(original, name, packet, payload, digests):
+    packets = [replace(p, payload=payload) if p is packet else p for p in original.packets]
+    if not digests:
+        packets = [replace(p, digest=None) for p in packets]
+    data = assembled(original.start, packets)
+    return Attack(name, data, packet.frame, DECODED, others=not digests)
+
+
+def forged_rates(original) -> Iterator[Attack]:
+    """A P frame's rate that no codec has, or none."""
+    target = original.packets[1]
+    for rate in (None, float("nan"), float("inf"), -float("inf"), -1.0, -1e-30, 3.5, 64.0, 3e38):
+        packets = [replace(p, rate=rate) if p is target else p for p in original.packets]
+        yield Attack(f"rate {rate}", assembled(original.start, packets), target.frame, DECODED)
+
+
+SIDES = (0, -1, 1, 2, 17, 64, 65, 128, 4096, 16384, 65535, 2**31, 2**32, 2**63, 60.0, None, "60")
+SPECS = (
+    *({"codec": "hevc", "options": f"qp={value}"} for value in (999, -1, "--5", "+5", "²", "nan")),
+    *({"codec": "hevc", "options": f"qp={value}"} for value in ("1e3", "", "9" * 250, "5,qp=6")),
+    *(
+        {"codec": "hevc", "options": text}
+        for text in ("qp", "=", "=5", ",,,", "matrix=5", "qp=5=6")
+    ),
+    *({"codec": "hevc", "options": f"pixel_format={text}"} for text in ("rgb24", "../x", "0")),
+    *({"codec": "hevc", "options": text} for text in ("range=0", "codec=h264", "self=1", "qp:5")),
+    *({"codec": text} for text in ("", "av1", "hevc", "h264", "hevc:qp=999", "lossless:qp=1")),
+    *({"codec": text} for text in ("/etc/passwd", "../../x.so", "file:/dev/zero", "network", "%s")),
+    *({"codec": text} for text in ("network:checkpoint=/etc/passwd", "__class__", "{0}", "[red]")),
+    {"codec": "dcvc_hem_intra", "weights": "0" * 64},
+    {"codec": "dcvc_hem_intra", "weights": ""},
+    {"codec": "dcvc_hem_intra", "preset": "x"},
+    {"codec": "hevc", "weights": "hevc", "options": "qp=5"},
+)
+
+
+def forged_fields(original):
+    """(name, header) of headers whose checksum is right and whose content is absurd."""
+    fields = original.header | {"fps": list(original.header["fps"])}
+    changes = [{"width": side} for side in SIDES] + [{"height": side} for side in SIDES]
+    sizes = ((1, 1), (2, 2), (63, 51), (4096, 2304), (8192, 4320), (16384, 8192), (65535, 65535))
+    changes += [{"width": width, "height": height} for width, height in sizes]
+    most = 2**31 - 1
+    rates = ([0, 0], [0, 1], [1, 0], [1, most], [most, 1], [most, most], [most, most - 1], [2, 2])
+    changes += [{"fps": rate} for rate in (*rates, [2**31, 1], [-25, 1], [1], [], 25, None)]
+    changes += [{"intra_period": n} for n in (0, 1, -1, most, 2**31, 2**32, 1.5, None)]
+    margins = (float("nan"), float("inf"), -float("inf"), -0.1, 0.0, 1e300, 0.25, 1e-300, 0.2499)
+    changes += [{"margin": margin} for margin in (*margins, 0, None, "0.1")]
+    changes += [{"codec": codec} for codec in ("unknown", "", "../x", "x" * 257, "\x1b[2J", None)]
+    changes += [{"preset": preset} for preset in ("unknown", "", "/etc/passwd", "x" * 257)]
+    own = fields["weights"]
+    changes += [{"weights": text} for text in ("0" * 64, own[::-1], own.upper(), own[:-1], "", 7)]
+    changes += [{"intra": spec} for spec in SPECS]
+    changes += [{"intra": {"codec": fields["codec"], "weights": own}}]
+    for change in changes:
+        yield ", ".join(f"{k} {str(v)[:60]!r}" for k, v in change.items()), fields | change
+
+
+def forged_headers(original):
+    """(name, data) of files that have such a header before the original's packets."""
+    for name, fields in forged_fields(original):
+        yield name, assembled(header_of(fields), original.packets)
+
+
+# ------------------------------------------------------------------------------ decoding
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How decoding ended: REFUSED, DAMAGE, CUT, WHOLE, or what should never happen.
+
+    `frame`: the packet that DAMAGE names. `pictures`: what was shown before.
+    """
+
+    how: str
+    pictures: list = field(repr=False, default_factory=list)
+    message: str = ""
+    frame: int | None = None
+
+
+class Remembering(Player):
+    """A player that decodes anew only what does not begin as a file it has seen.
+
+    `seen`: from the packets so far to what they left behind; None of them is looked up where the
+    header is another one.
+    """
+
+    def __init__(self, reader, networks, intra, seen, learning=False):
+        super().__init__(reader, networks, intra)
+        self._seen, self._learning, self._so_far = seen, learning, ()
+
+    def _decode(self, packet, height, width):
+        self._so_far = (*self._so_far, (packet.kind, packet.payload, packet.rate))
+        if self._so_far in self._seen:
+            self._before, decoded = self._seen[self._so_far]
+            return decoded
+        decoded = super()._decode(packet, height, width)
+        if self._learning:
+            self._seen[self._so_far] = self._before, decoded
+        return decoded
+
+
+class Target:
+    """A case's file and one decoder of it; `pictures` are the original's, `seconds` it took."""
+
+    def __init__(self, case, runtime, scratch):
+        self.case, self.runtime = case, runtime
+        self.path = Path(scratch) / "attacked.lvc"
+        self.original = Original(case.file)
+        with Reader(case.file) as reader:
+            self._decoder = open_decoder(case, runtime, reader.header)
+        self._seen = {}
+        for learning in (False, False, True):  # the first one also loads and warms up
+            begin = time.perf_counter()
+            ending = self._decode(self.original.data, learning)
+            self.seconds = time.perf_counter() - begin
+        assert (ending.how, len(ending.pictures)) == (WHOLE, FRAMES), ending.message
+        self.pictures = ending.pictures
+
+    def attempt(self, attack):
+        return self._decode(attack.data)
+
+    def _decode(self, data, learning=False):
+        overwrite(self.path, data)
+        shown, reader = [], None
+        try:
+            with warnings.catch_warnings(), Reader(self.path) as reader:
+                warnings.simplefilter("error")  # such as numpy's of an overflow
+                player = Remembering(reader, *self._decoder, self._seen, learning)
+                shown.extend(frame.picture for frame in player.pictures())
+        except DamageError as error:
+            return Ending(DAMAGE, shown, str(error), error.frame)
+        except UserError as error:
+            how = REFUSED if reader is None else "an error that names no packet"
+            return Ending(how, shown, str(error))
+        except Exception as error:
+            return Ending(f"a crash: {type(error).__name__}", shown, str(error))
+        return Ending(WHOLE if reader.complete else CUT, shown)
+
+    def problem(self, attack, ending):
+        """What is not as it has to be; nothing where all is well."""
+        whole = max(attack.packet, 0)
+        if ending.how not in attack.ends:
+            return f"ended with {ending.how}: {ending.message}"
+        if ending.how in (DAMAGE, REFUSED) and (said := unclear(ending.message, self.path)):
+            return said
+        if ending.how == DAMAGE and not (
+            ending.frame == len(ending.pictures) and ending.frame >= whole
+        ):
+            return f"names packet {ending.frame} after {len(ending.pictures)} pictures"
+        if ending.how == DAMAGE and ending.frame > whole and not attack.others:
+            return f"packet {attack.packet} was decoded though it is damaged"
+        if ending.how != REFUSED and len(ending.pictures) < whole:
+            return f"{len(ending.pictures)} pictures of {whole} that were whole"
+        alike = self.alike(ending)
+        if alike < (whole if attack.others else len(ending.pictures)):
+            return f"shows another picture {alike}"
+        return ""
+
+    def alike(self, ending):
+        """How many of the pictures are the original's, until the first other one."""
+        pairs = zip(ending.pictures, self.pictures, strict=False)
+        unlike = (i for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b))
+        return next(unlike, len(ending.pictures))
+
+
+def open_decoder(case, runtime, header):
+    """Networks and I frame decoder of a case."""
+
+    def torch_networks(weights):
+        return TorchNetworks(checkpoints.codec_of(weights), header.margin), str(weights)
+
+    if runtime == "onnxruntime":
+        return open_bundle(case.bundle, header, 1)
+    return opened(
+        header, lambda: torch_networks(case.weights), lambda: torch_networks(case.intra_weights)
+    )
+
+
+def overwrite(path, data):
+    """Put `data` into a file; one that is emptied again and again would wait for the disk."""
+    with open(path, "r+b" if path.exists() else "wb") as file:
+        file.write(data)
+        file.truncate()
+
+
+def unclear(message, path):
+    """Why this is no clear error of one line about a file; nothing where it is."""
+    if not message.startswith(f"{path}: ") or "\n" in message:
+        return f"not one line about the file: {message!r}"
+    return "a very long message" if len(message) > LONGEST_MESSAGE + len(str(path)) else ""
+
+
+# ------------------------------------------------------------------------------ command lines
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command line answered: its status, and what it printed as errors."""
+
+    status: int | str
+    text: str
+
+    @property
+    def error(self):
+        """The one line that says what is wrong; nothing where there is none, or several."""
+        lines = [line for line in self.text.splitlines() if line.startswith("error: ")]
+        return lines[0] if len(lines) == 1 and self.text.endswith(lines[0] + "\n") else ""
+
+
+def run_command(main, *arguments):
+    """A command line without a process of its own; an exception is its status, by name."""
+    errors = io.StringIO()
+    with (
+        contextlib.redirect_stderr(errors),
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code
+        except Exception as error:
+            status = f"a crash: {type(error).__name__}: {error}"
+    return Told(status, errors.getvalue())
+
+
+def decode_by_command(case, runtime, source, target, **options):
+    """Decode with the command line that has `runtime`: (what was told, the pictures made)."""
+    target.unlink(missing_ok=True)
+    main = lvc.decode.main if runtime == "onnxruntime" else vcodecs.__main__.main
+    told = run_command(main, "decode", source, target, *case.decoding(runtime, **options))
+    if not target.exists():
+        return told, []
+    with open_source(target) as made:
+        return told, list(made)
+
+
+def ending_of(told, pictures):
+    """What a command line's answer means, as an `Ending`."""
+    if told.status == 0 and "error: " not in told.text:
+        return Ending(CUT if "cut short" in told.text else WHOLE, pictures)
+    if told.status != 2 or not told.error:
+        return Ending(f"status {told.status}", pictures, told.text)
+    if "damaged at byte" in told.error:
+        frame = int(told.error.partition(", packet ")[2].partition(":")[0])
+        return Ending(DAMAGE, pictures, told.error, frame)
+    how = "refused, but pictures were kept" if pictures else REFUSED
+    return Ending(how, pictures, told.error)
+
+
+# ------------------------------------------------------------------------------ bundles, weights
+
+
+def spoilt_copies(original, folder, seeds):
+    """(name, folder) of copies of a folder in which one file is missing, cut or has wrong bits."""
+    files = sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file())
+    for file in files:
+        data = (original / file).read_bytes()
+        for name, wrong in _spoilt_data(data, seeds):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(original, folder)
+            (folder / file).unlink()
+            if wrong is not None:
+                (folder / file).write_bytes(wrong)
+            yield f"{file} {name}", folder
+
+
+def _spoilt_data(data, seeds):
+    yield "missing", None
+    for length in (0, 1, len(data) // 2, len(data) - 1):
+        yield f"cut at {length}", data[:length]
+    for seed in seeds:
+        place = random.Random(seed).randrange(8 * len(data))
+        yield f"bit {place} flipped", flipped(data, [place])
