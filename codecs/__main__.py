@@ -6,8 +6,17 @@ from pathlib import Path
 
 import torch
 
+from lvc.bundle import BundleNetworks
 from lvc.container import Header
-from lvc.decode import add_commands, decode_file, exit_status, info, open_bundle, opened
+from lvc.decode import (
+    INTRA_FOLDER,
+    add_commands,
+    decode_file,
+    exit_status,
+    info,
+    open_bundle,
+    opened,
+)
 from lvc.errors import UserError
 from lvc.indices import MARGIN
 from lvc.intra import create_pictures
@@ -15,7 +24,13 @@ from lvc.player import IntraDecoder
 from lvc.program import Networks
 from vcodecs import VideoCodec, checkpoints
 from vcodecs.coding import TorchNetworks, can_code
-from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder, encode_file
+from vcodecs.encode import (
+    CodedIntraEncoder,
+    Encoder,
+    IntraEncoder,
+    NetworkIntraEncoder,
+    encode_file,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--intra-period", type=int, default=32, help="frames (default 32)")
     encode.add_argument("--frames", type=int, help="at most so many")
     encode.add_argument(
+        "--bundle", type=Path, help="onnxruntime runs what the receiver runs, from this folder"
+    )
+    encode.add_argument(
         "--margin", type=float, default=MARGIN, help="how far decoders may differ (default 2^-13)"
     )
     decode = add_commands(commands)
@@ -57,15 +75,30 @@ def _encode(given: argparse.Namespace) -> None:
         raise UserError("--intra-period and --frames: give 1 or more")
     if not 0 < given.margin < 0.25:
         raise UserError(f"--margin {given.margin:g}: give a number above 0 and below 0.25")
-    name, _, options = given.intra.partition(":")
-    if name == "network":
-        intra_codec = open_codec(options.removeprefix("checkpoint="))
-        intra = NetworkIntraEncoder(TorchNetworks(intra_codec, given.margin))
-    else:
-        intra = CodedIntraEncoder(create_pictures(given.intra), given.intra)
     networks = TorchNetworks(codec, given.margin)
-    encoder = Encoder(networks, intra, given.intra_period, rate)
+    receiver = _receiver(given.bundle, networks)
+    intra = _intra_encoder(given)
+    encoder = Encoder(networks, intra, given.intra_period, rate, receiver)
     encode_file(given.source, given.target, encoder, given.frames)
+
+
+def _intra_encoder(given: argparse.Namespace) -> IntraEncoder:
+    name, _, options = given.intra.partition(":")
+    if name != "network":
+        return CodedIntraEncoder(create_pictures(given.intra), given.intra)
+    networks = TorchNetworks(open_codec(options.removeprefix("checkpoint=")), given.margin)
+    inside = given.bundle and given.bundle / INTRA_FOLDER
+    return NetworkIntraEncoder(networks, _receiver(inside, networks))
+
+
+def _receiver(folder: Path | None, networks: TorchNetworks) -> Networks | None:
+    """The bundle of these weights, where there is to be one."""
+    if folder is None:
+        return None
+    bundle = BundleNetworks(folder, networks.margin)
+    if bundle.identity != networks.identity:
+        raise UserError(f"--bundle {folder}: was exported from other weights than are given")
+    return bundle
 
 
 def _decode(given: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """Real bits with torch: frames to payloads and back, by a codec's own `coding`."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -9,20 +8,18 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
 
 from lvc.coder import Writer
+from lvc.errors import UserError
 from lvc.indices import MARGIN
 from lvc.pictures import SIZE_MULTIPLE
-from lvc.program import CodedTensors, Tensors, code_frame
+from lvc.program import CodedTensors, Networks, Tensors, code_frame
 from lvc.rates import rate_factor
-from lvc.tables import NEGLIGIBLE, PRECISION, SMALLEST_SCALE, Table, table_of_masses
+from lvc.tables import PRECISION, SMALLEST_SCALE, Table
 from vcodecs.contract import VideoCodec
-from vcodecs.entropy import BitEstimator
-
-HYPER_REACH = 64
-"""Symbols of hyper latents have tables of at most so many to either side; others escape."""
+from vcodecs.hyper import cdf, hyper_tables
 
 
 class TorchNetworks:
@@ -37,8 +34,7 @@ class TorchNetworks:
         self._channels = {
             name: spec.channels for graph in graphs for name, spec in graph.inputs.items()
         }
-        self.chains = {name: in_float64(prior) for name, prior in self.coding.priors.items()}
-        self._tables = {name: hyper_tables(chain) for name, chain in self.chains.items()}
+        self._tables = {name: hyper_tables(prior) for name, prior in self.coding.priors.items()}
 
     @cached_property
     def identity(self) -> str:
@@ -80,6 +76,11 @@ class TorchNetworks:
         given = _OnDevice(self, tensors)
         made = self.coding.analyse(stream, frame, given, rate)
         latent, hyper = (value.float().cpu().numpy() for value in made)
+        if not (np.isfinite(latent).all() and np.isfinite(hyper).all()):
+            raise UserError(
+                f"the codec's {stream} latent has values that are not finite numbers: "
+                "its weights are damaged or its training diverged"
+            )
         return latent, hyper
 
 
@@ -124,9 +125,15 @@ class Compressed:
 
 
 def compress(
-    networks: TorchNetworks, frame: Tensor, before: Tensors, rate: float | None = None
+    networks: TorchNetworks,
+    frame: Tensor,
+    before: Tensors,
+    rate: float | None = None,
+    receiver: Networks | None = None,
 ) -> Compressed:
     """Code one frame (1, 3, H, W), its sides multiples of 64; `before` as in `code_frame`.
+
+    `receiver` runs what the receiver runs (such as a bundle of the same weights), else `networks`.
 
     This is the consistent path: symbols are what is rounded for the picture, charged as they are
     coded. The official estimates differ (`VideoCodec.code`): DCVC's charges a rounding around the
@@ -139,7 +146,7 @@ def compress(
         return networks.analyse(frame, rate, stream, tensors)
 
     size = (frame.shape[2], frame.shape[3])
-    coded = code_frame(networks, writer, before, size, rate, analysis)
+    coded = code_frame(receiver or networks, writer, before, size, rate, analysis)
     return Compressed(writer.finish(), coded, networks)
 
 
@@ -147,16 +154,18 @@ def compress(
 def _estimate(networks: TorchNetworks, coded: CodedTensors) -> float:
     """Bits of a frame's symbols by its distributions as they were predicted, in float64."""
     bits = 0.0
-    for stream, chain in networks.chains.items():
-        symbols = torch.from_numpy(coded.symbols[f"{stream}_hyper"]).double()
-        bits += _information(chain.cdf(symbols + 0.5) - chain.cdf(symbols - 0.5))
+    for stream, prior in networks.coding.priors.items():
+        symbols = coded.symbols[f"{stream}_hyper"]
+        symbols = symbols.reshape(symbols.shape[1], -1)
+        likelihood = cdf(prior, symbols + 0.5) - cdf(prior, symbols - 0.5)
+        bits += _information(torch.from_numpy(likelihood))
     for part in (part for parts in coded.predicted.values() for part in parts):
         distance = torch.from_numpy(part.symbols - part.mean.astype(np.float64)).abs()
         scale = torch.from_numpy(part.scale).double().clamp(min=SMALLEST_SCALE)
         kind = Laplace if part.distribution == "laplace" else Normal
-        cdf = kind(torch.zeros_like(scale), scale, validate_args=False).cdf
+        below = kind(torch.zeros_like(scale), scale, validate_args=False).cdf
         # The lower tail keeps its digits where the upper one has none left.
-        bits += _information(cdf(0.5 - distance) - cdf(-0.5 - distance))
+        bits += _information(below(0.5 - distance) - below(-0.5 - distance))
     return bits
 
 
@@ -164,16 +173,16 @@ def _information(likelihood: Tensor) -> float:
     return float(-torch.log2(likelihood.clamp(min=2.0**-PRECISION)).sum())
 
 
-def can_code(codec: VideoCodec) -> bool:
+def can_code(codec: nn.Module) -> bool:
     """Whether the codec says how its frames become bits."""
-    return type(codec).coding is not VideoCodec.coding
+    return getattr(type(codec), "coding", VideoCodec.coding) is not VideoCodec.coding
 
 
 @torch.no_grad()
 def entropy_of(codec: VideoCodec) -> dict:
     """Everything but the graphs that a decoder needs, as JSON can hold it."""
     coding = codec.coding()
-    tables = {stream: hyper_tables(in_float64(prior)) for stream, prior in coding.priors.items()}
+    tables = {stream: hyper_tables(prior) for stream, prior in coding.priors.items()}
     return {
         "hyper": {
             stream: [{"first": t.first, "frequencies": t.frequencies.tolist()} for t in own]
@@ -198,25 +207,3 @@ def identity(codec: VideoCodec) -> str:
 
 def _listed(values: Tensor) -> list[float]:
     return values.detach().float().flatten().tolist()
-
-
-def in_float64(prior: BitEstimator) -> BitEstimator:
-    """A copy on the CPU whose probabilities are exact enough for tables."""
-    return copy.deepcopy(prior).double().cpu()
-
-
-@torch.no_grad()
-def hyper_tables(chain: BitEstimator) -> list[Table]:
-    """One table a channel, of the probabilities of a chain `in_float64`."""
-    edges = torch.arange(-HYPER_REACH, HYPER_REACH + 2, dtype=torch.float64) - 0.5
-    channels = chain.f1.h.shape[1]
-    grid = edges.reshape(1, 1, -1, 1).expand(1, channels, -1, 1)
-    cdf = chain.cdf(grid)[0, :, :, 0].cpu().numpy()
-    return [_trimmed(np.diff(row)) for row in cdf]
-
-
-def _trimmed(masses: np.ndarray) -> Table:
-    """A table of the symbols that have any mass to speak of."""
-    worth = np.flatnonzero(masses >= NEGLIGIBLE)
-    low, high = (worth[0], worth[-1]) if len(worth) else (HYPER_REACH, HYPER_REACH)
-    return table_of_masses(masses[low : high + 1], int(low) - HYPER_REACH)

@@ -14,9 +14,9 @@ from lvc.decode import Progress
 from lvc.intra import PictureCoder
 from lvc.pictures import as_float, as_picture, padded
 from lvc.player import digest
-from lvc.program import Tensors
+from lvc.program import Networks, Tensors
 from lvc.video import open_source
-from vcodecs.coding import TorchNetworks, compress
+from vcodecs.coding import Compressed, TorchNetworks, compress
 
 
 class IntraEncoder(Protocol):
@@ -29,10 +29,10 @@ class IntraEncoder(Protocol):
 
 
 class NetworkIntraEncoder:
-    """I frames by a learned picture codec."""
+    """I frames by a learned picture codec; `receiver` as for `compress`."""
 
-    def __init__(self, networks: TorchNetworks) -> None:
-        self.networks = networks
+    def __init__(self, networks: TorchNetworks, receiver: Networks | None = None) -> None:
+        self.networks, self.receiver = networks, receiver
         codec = networks.codec
         self.rated = len(codec.rates()) > 1
         self.said = {"codec": codec.name, "preset": codec.preset, "weights": networks.identity}
@@ -41,7 +41,7 @@ class NetworkIntraEncoder:
         height, width = picture.shape[1:]
         frame = torch.from_numpy(padded(as_float(picture)))
         rate = rate if self.rated else None
-        coded = compress(self.networks, frame, {}, rate)
+        coded = compress(self.networks, frame, {}, rate, self.receiver)
         shown = coded.following["reference"][..., :height, :width]
         return coded.payload, shown, digest(coded.symbols)
 
@@ -62,16 +62,23 @@ class CodedIntraEncoder:
 
 @dataclass(frozen=True)
 class Coded:
-    """One frame's packet and what a receiver makes of it, uint8 RGB (3, H, W)."""
+    """One frame's packet and what a receiver makes of it, uint8 RGB (3, H, W).
+
+    `details`: of a P frame, such as its estimated bits.
+    """
 
     kind: str
     payload: bytes
     digest: int
     picture: np.ndarray
+    details: Compressed | None = None
 
 
 class Encoder:
-    """Codes the pictures of one video in their order."""
+    """Codes the pictures of one video in their order.
+
+    `receiver` runs the receiver's graphs of P frames, as for `compress`.
+    """
 
     def __init__(
         self,
@@ -79,13 +86,28 @@ class Encoder:
         intra: IntraEncoder,
         intra_period: int,
         rate: float | None = None,
+        receiver: Networks | None = None,
     ) -> None:
-        self.networks, self.intra = networks, intra
+        self.networks, self.intra, self.receiver = networks, intra, receiver
         self.intra_period = intra_period
         # The file holds it in single precision, and both sides have to mean the same.
         self.rate = None if rate is None else float(np.float32(rate))
         self._number = 0
         self._before: Tensors = {}
+
+    def header(self, width: int, height: int, fps: Fraction) -> Header:
+        """Of the file that holds the packets."""
+        return Header(
+            codec=self.networks.codec.name,
+            preset=self.networks.codec.preset,
+            weights=self.networks.identity,
+            width=width,
+            height=height,
+            fps=Fraction(fps).as_integer_ratio(),
+            intra_period=self.intra_period,
+            intra=self.intra.said,
+            margin=self.networks.margin,
+        )
 
     def code(self, picture: np.ndarray) -> Coded:
         """The next picture, uint8 RGB (3, H, W)."""
@@ -95,29 +117,18 @@ class Encoder:
             self._before = {"reference": padded(frame)}
             return Coded("I", payload, found, as_picture(frame))
         frame = torch.from_numpy(padded(as_float(picture)))
-        coded = compress(self.networks, frame, self._before, self.rate)
+        coded = compress(self.networks, frame, self._before, self.rate, self.receiver)
         self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
-        return Coded("P", coded.payload, digest(coded.symbols), as_picture(shown))
+        return Coded("P", coded.payload, digest(coded.symbols), as_picture(shown), coded)
 
 
 def encode_file(
     source: Path, target: Path, encoder: Encoder, frames: int | None = None
 ) -> Progress:
     """Write `source` as an .lvc file; stopped early, what is written so far can be decoded."""
-    networks = encoder.networks
     with open_source(source) as video:
-        header = Header(
-            codec=networks.codec.name,
-            preset=networks.codec.preset,
-            weights=networks.identity,
-            width=video.width,
-            height=video.height,
-            fps=Fraction(video.fps).as_integer_ratio(),
-            intra_period=encoder.intra_period,
-            intra=encoder.intra.said,
-            margin=networks.margin,
-        )
+        header = encoder.header(video.width, video.height, video.fps)
         total = min(filter(None, (video.frames, frames)), default=None)
         progress = Progress(total)
         with Writer(target, header) as writer:

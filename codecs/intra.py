@@ -12,7 +12,8 @@ import vcodecs
 from lvc.errors import UserError
 from lvc.intra import PICTURE_CODERS, PictureCoder, create_from
 from lvc.pictures import as_float, as_picture
-from vcodecs.contract import CodedFrame, Reference
+from vcodecs.coding import TorchNetworks, can_code, compress
+from vcodecs.contract import CodedFrame, Reference, pad
 
 
 class IntraCodec(ABC):
@@ -75,7 +76,8 @@ class NetworkIntra(IntraCodec):
     """A learned picture codec: a `VideoCodec` that reads nothing of its reference.
 
     `checkpoint`: as for `vcodecs.create`; one of ours says itself which `codec` and `preset` it is
-    for. Pictures are coded at the rate of the P frames, or always at `rate`. Bits are estimates.
+    for. Pictures are coded at the rate of the P frames, or always at `rate`. Bits are real, or
+    estimates where the codec has no others.
     """
 
     def __init__(
@@ -103,25 +105,37 @@ class NetworkIntra(IntraCodec):
                     f"rate {self._rate:g} is out of range: give one of {low:g} to {high:g}"
                 )
         self._check_independence()
-        self.name = f"{name} {preset} ({checkpoint}), estimated bits"
+        self._networks = TorchNetworks(self.network) if can_code(self.network) else None
+        self.name = f"{name} {preset} ({checkpoint})"
+        if self._networks is None:
+            self.name += ", estimated bits"
         if self._rate is not None:
             self.name += f", rate {self._rate:g}"
 
     def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
-        coded = self._code(frame, rate)
-        return coded.frame, float(coded.total_bits())
+        if self._networks is None:
+            coded = self._code(frame, rate)
+            return coded.frame, float(coded.total_bits())
+        height, width = frame.shape[-2:]
+        self.network.to(frame.device)
+        coded = compress(self._networks, pad(frame), {}, self._rate_of(rate))
+        shown = torch.from_numpy(coded.following["reference"][..., :height, :width])
+        return shown.to(frame.device), 8.0 * len(coded.payload)
 
     def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:
         return self._code(frames, rates).frame.float()
 
     @torch.no_grad()
     def _code(self, frames: Tensor, rate: float | Tensor | None) -> CodedFrame:
-        if self._rate is not None:
-            rate = self._rate
+        network = self.network.to(frames.device)
+        return network(frames, Reference(frames), self._rate_of(rate))
+
+    def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None:
+        """What the network takes: its own fixed rate, the P frames', or none at all."""
+        rate = rate if self._rate is None else self._rate
         if self.rated and rate is None:
             raise UserError(f"{self.name} serves many rates: give rate=...")
-        rate = rate if self.rated else None
-        return self.network.to(frames.device)(frames, Reference(frames), rate)
+        return rate if self.rated else None
 
     def _check_independence(self) -> None:
         """A P-frame codec would show a wonderful I frame, which it had been given."""

@@ -30,6 +30,7 @@ def assemble(job: Job, folders: dict[str, Path], seconds: dict[str, float]) -> R
     curves = read_json(folders["sparse"] / "curves.json")
     curves += read_json(folders["finetune"] / "curves.json")
     kept = read_json(folders["sparse"] / "kept.json")
+    bundles = [read_json(folders[name] / "parity.json") for name in ("onnx", "onnx_dense")]
     return Report.model_validate(
         {
             "schema": 1,
@@ -43,10 +44,8 @@ def assemble(job: Job, folders: dict[str, Path], seconds: dict[str, float]) -> R
             "quality": quality["entries"],
             "parity": {
                 **read_json(folders["shrink"] / "parity.json"),
-                "torch_vs_onnx": max(
-                    read_json(folders[name] / "parity.json")["torch_vs_onnx"]
-                    for name in ("onnx", "onnx_dense")
-                ),
+                "torch_vs_onnx": max(one["torch_vs_onnx"] for one in bundles),
+                "decoded_frames": sum(one["decoded_frames"] for one in bundles) or None,
             },
             "environment": environment(),
             "training": [

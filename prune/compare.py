@@ -134,7 +134,9 @@ def _quality(report: Report) -> dict[tuple[str, str], Cell]:
     names = ("evaluated", "PSNR lost", "bpp gained", "BD-PSNR", "BD-rate")
     if not report.quality:
         return {(name, ""): missing(report.reason("quality")) for name in names}
-    scopes = _distinct([(entry.dataset, entry.intra) for entry in report.quality])
+    scopes = _distinct(
+        [(e.dataset, f"{e.intra}, {e.bits or 'estimated'} bits") for e in report.quality]
+    )
     found: dict[tuple[str, str], Cell] = {}
     for scope, entry in zip(scopes, report.quality, strict=True):
         lost, gained = psnr_lost(entry), bpp_gained(entry)

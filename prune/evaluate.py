@@ -1,8 +1,9 @@
 """Rate-distortion evaluation: codecs side by side on the same clips from the same I frames.
 
 Every clip is coded in a closed loop: the first frame of each group of pictures (GOP) is an I frame
-by a real codec, each other one a P frame from the previous reconstruction. I frames count with the
-bytes they take, P frames with the bits of the estimation path; averages are over all frames.
+by a real codec, each other one a P frame from the previous reconstruction. Frames count with the
+bytes they take, or P frames by the codec's own estimate (`prune.closed_loop.Bits`); averages are
+over all frames.
 """
 
 import math
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prune.closed_loop import Bits, loop, possible_bits
 from prune.data.source import ClipError, ClipInfo, Source, too_small
 from prune.quality import Measure, average, bd, mean, ms_ssim, psnr, why_no_ms_ssim
-from vcodecs import Reference, UserError
+from vcodecs import UserError
 from vcodecs.intra import IntraCodec
 
 MIN_SIDE = 16
@@ -80,6 +82,7 @@ class Evaluation:
     codecs: tuple[str, ...]
     rates: tuple[float | None, ...]
     intra: str
+    bits: Bits
     frames: int
     gop: int
     points: tuple[ClipPoint, ...]
@@ -131,6 +134,7 @@ class Evaluation:
             "clips": len(self.clips),
             "frames": self.frames,
             "intra": self.intra + period,
+            "bits": self.bits,
             "points": points,
             "bd_psnr_db": delta.psnr_db,
             "bd_rate_percent": delta.rate_percent,
@@ -149,13 +153,14 @@ def evaluate_clip(
     gop: int,
     keep: Collection[int] = (),
     i_frames: IFrames | None = None,
+    bits: Bits = "real",
 ) -> ClipResult:
     """Code one clip, uint8 RGB (T, 3, H, W), in a closed loop and measure every frame.
 
     `codec` runs in eval mode on its own device and is left in the mode it had. `keep`: numbers of
     the decoded frames to return. `i_frames`: coded before by `code_i_frames`, else coded here.
-    PSNR and MS-SSIM are those of the float pictures in [0, 1]. Raises UserError where the codec
-    gives values that are not finite.
+    `bits` are estimated where the codec has no others. PSNR and MS-SSIM are those of the float
+    pictures in [0, 1]. Raises UserError where the codec gives values that are not finite.
     """
     if i_frames is None:
         i_frames = code_i_frames(frames, intra, gop, rate)
@@ -163,26 +168,25 @@ def evaluate_clip(
     pixels = frames.shape[-2] * frames.shape[-1]
     kinds, bpps, psnrs, ssims, decoded = [], [], [], [], {}
     with _evaluating(codec), torch.no_grad():
+        coding = loop(codec, possible_bits(codec, bits))
         for number in range(len(frames)):
             original = _to_tensor(frames[number], device)
             if number in i_frames:
                 kind = "I"
-                picture, bits = i_frames[number]
+                picture, taken = i_frames[number]
                 picture = picture.to(device)
-                reference = Reference(frame=picture)
+                coding.start(picture)
             else:
                 kind = "P"
-                coded = codec(original, reference, rate)
-                picture, reference = coded.frame, coded.reference
-                bits = float(coded.total_bits())
+                picture, taken = coding.code(original, rate)
             quality = float(psnr(picture, original))
-            if not (math.isfinite(bits) and math.isfinite(quality)):
+            if not (math.isfinite(taken) and math.isfinite(quality)):
                 raise UserError(
                     f"frame {number}: the codec's bits or picture are not finite numbers: "
                     "its weights are damaged or its training diverged"
                 )
             kinds.append(kind)
-            bpps.append(bits / pixels)
+            bpps.append(taken / pixels)
             psnrs.append(quality)
             ssims.append(ms_ssim(picture, original))
             if number in keep:
@@ -233,18 +237,22 @@ def evaluate(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
     pictures: int = 3,
+    bits: Bits = "real",
 ) -> Evaluation:
     """Evaluate codecs, such as {"dense": ..., "sparse": ...}, on the same clips and I frames.
 
     The first `frames` frames of the first `clips` clips of `source` (all where None) are coded at
     each of `rates`; the first `pictures` clips' last P frames are kept to look at. The codecs are
-    moved to `device` and stay there. A clip that cannot be read or is too small or too short is
+    moved to `device` and stay there. `bits` are estimated for all codecs where one of them has no
+    others. A clip that cannot be read or is too small or too short is
     left out with a warning. Raises UserError where none is left, the source is endless and `clips`
     is None, or a codec gives values that are not finite.
     """
     if not codecs or not rates:
         raise ValueError("nothing to evaluate: no codec or no rate point")
     done, points, shown, skipped = 0, [], [], {}
+    if "estimated" in {possible_bits(codec, bits) for codec in codecs.values()}:
+        bits = "estimated"
     for codec in codecs.values():
         codec.to(device)
     for info, original in read_clips(source, frames, clips, skipped):
@@ -258,7 +266,7 @@ def evaluate(
             results = {}
             for label, codec in codecs.items():
                 try:
-                    result = evaluate_clip(codec, original, intra, rate, gop, keep, i_frames)
+                    result = evaluate_clip(codec, original, intra, rate, gop, keep, i_frames, bits)
                 except UserError as error:
                     raise UserError(f"{label} codec on clip {info.name}: {error}") from error
                 results[label] = result
@@ -274,6 +282,7 @@ def evaluate(
         codecs=tuple(codecs),
         rates=tuple(rates),
         intra=intra.name,
+        bits=bits,
         frames=frames,
         gop=gop,
         points=tuple(points),

@@ -25,8 +25,10 @@ from lvc.bundle import BUNDLE, ENTROPY, FORMAT, file_hash, session
 from lvc.files import atomic_write, replacing
 from lvc.pictures import SIZE_MULTIPLE
 from prune.cli import main
+from prune.data import open_source
 from prune.deform import onnx_translations
 from prune.progress import console
+from prune.roundtrip import LONGEST, check_bundle
 from vcodecs import DecoderGraph, UserError, VideoCodec, checkpoints
 from vcodecs.coding import can_code, entropy_of, identity
 from vcodecs.contract import WaveGraph
@@ -295,7 +297,12 @@ def command() -> None:
     codec = checkpoints.codec_of(arguments.checkpoint)
     size = Size(int(height), int(width), not arguments.fixed)
     worst = export_bundle(codec, arguments.folder, size, arguments.deformable)
-    console.print(f"bundle: {arguments.folder} (onnxruntime agrees with torch to {worst:.1e})")
+    clip = open_source("procedural").read(0, 0, LONGEST)
+    frames = check_bundle(codec, Path(arguments.folder), torch.from_numpy(clip).float() / 255)
+    decoded = f", and decodes {frames} frames that torch coded" if frames else ""
+    console.print(
+        f"bundle: {arguments.folder} (onnxruntime agrees with torch to {worst:.1e}{decoded})"
+    )
 
 
 if __name__ == "__main__":

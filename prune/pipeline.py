@@ -20,12 +20,14 @@ from prune.mask import convolution
 from prune.onnx_macs import bundle_macs
 from prune.progress import console
 from prune.recipe import TrainSection, phases_of
+from prune.roundtrip import check_bundle, check_decodes
 from prune.shrink import check_same, masked_copy, shrunk_copy
 from prune.sparsify import Sparsifier
 from prune.steps import read_json, write_json
 from prune.trace import CONVOLUTIONS
 from prune.trainer import Companion, Trainer
 from vcodecs import VideoCodec, checkpoints
+from vcodecs.coding import TorchNetworks, can_code
 from vcodecs.deform import Operator, has_deformable
 from vcodecs.intra import NetworkIntra
 
@@ -58,13 +60,18 @@ def sparsify(job: Job, folder: Path) -> None:
 
 
 def shrink(job: Job, sparse: Path, folder: Path) -> None:
-    """Remove the channels, and prove on random pictures and a real clip that nothing changed."""
+    """Remove the channels, and prove on random pictures and a real clip that nothing changed.
+
+    What the masked codec codes is decoded by the shrunk one.
+    """
     kept = read_json(sparse / "kept.json")
     masked = job.load(sparse / WEIGHTS)
     shrunk = shrunk_copy(masked, kept)
     generator = torch.Generator().manual_seed(job.recipe.seed)
     random = torch.rand(3, 3, 64, 128, generator=generator)
     worst = check_same(masked, shrunk, [random, real_clip(job)])
+    if can_code(masked):
+        check_decodes(masked, TorchNetworks(shrunk), real_clip(job), "the shrunk codec")
     checkpoints.save(shrunk, folder / WEIGHTS, kept)
     write_json(folder / "parity.json", {"masked_vs_shrunk": worst})
 
@@ -109,9 +116,15 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
             device=_device(job),
             progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
             pictures=section.pictures if number == 0 else 0,
+            bits=section.bits,
         )
         entries.append(result.quality_entry(source.name))
         notes += result.warnings
+        if result.bits != section.bits:
+            notes.append(
+                f"evaluation of {source.name}: codec {job.teacher.name} has no `coding`, "
+                "so the bits of its P frames are estimates"
+            )
         if number == 0:
             _save_pictures(result, folder / "pictures.npz")
     job.teacher.cpu()
@@ -119,7 +132,7 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
 
 
 def export(job: Job, codec: VideoCodec, folder: Path) -> None:
-    """One ONNX bundle, checked against torch.
+    """One ONNX bundle, checked against torch: in every output, and by decoding what torch codes.
 
     A codec with deformable convolutions gets a second one inside it, which computes them by the
     operator that the recipe does not name: both are timed. Learned I frames have their own in
@@ -127,13 +140,15 @@ def export(job: Job, codec: VideoCodec, folder: Path) -> None:
     """
     section = job.recipe.export
     size = Size(section.height, section.width, section.dynamic)
-    worst = [
-        export_bundle(codec, place, size, operator)
-        for operator, place in _bundles(job, codec, folder).items()
-    ]
+    clip, worst, frames = real_clip(job), [], 0
+    for operator, place in _bundles(job, codec, folder).items():
+        worst.append(export_bundle(codec, place, size, operator))
+        frames += check_bundle(codec, place, clip)
     if isinstance(job.intra, NetworkIntra):
-        worst.append(export_bundle(job.intra.network.cpu(), folder / INTRA_FOLDER, size))
-    write_json(folder / "parity.json", {"torch_vs_onnx": max(worst)})
+        network, place = job.intra.network.cpu(), folder / INTRA_FOLDER
+        worst.append(export_bundle(network, place, size))
+        frames += check_bundle(network, place, clip)
+    write_json(folder / "parity.json", {"torch_vs_onnx": max(worst), "decoded_frames": frames})
 
 
 def _bundles(job: Job, codec: VideoCodec, folder: Path) -> dict[Operator, Path]:

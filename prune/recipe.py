@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from lvc.pictures import SIZE_MULTIPLE
+from prune.closed_loop import Bits
 from prune.data import SourceSpec
 from prune.load import Located
 from prune.rates import Tradeoff
@@ -151,6 +152,7 @@ class EvaluateSection(Section):
     gop: int = Field(9, ge=2, description="intra period in frames")
     clips: int | None = Field(None, ge=1, description="at most so many clips")
     intra: str = "hevc:qp=22"
+    bits: Bits = Field("real", description="of P frames: entropy-coded, or estimates")
     pictures: int = Field(3, ge=0, description="clips whose frames the report shows")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import hem
 import numpy as np
 import pytest
+import torch
 from reference_fill import picture
 from test_real_bits import make
 
@@ -90,6 +91,20 @@ def test_torch_and_a_player_without_torch_show_the_same_video(folder, name, tmp_
 
 
 @by_codec
+def test_what_onnxruntime_encoded_torch_decodes(folder, name, tmp_path):
+    file = tmp_path / "onnx.lvc"
+    assert encode(folder, name, "--bundle", folder / name, target=file) == 0
+    torch.set_flush_denormal(False)
+    with Reader(file) as there, Reader(folder / f"{name}.lvc") as here:
+        assert [p.digest for p in there.packets()] == [p.digest for p in here.packets()]
+    intra = ["--intra-weights", folder / "intra.safetensors"] if name == "dcvc_hem" else []
+    weights = folder / f"{name}.safetensors"
+    given = ["decode", file, tmp_path / "out.mkv", "--weights", weights, *intra]
+    assert main([str(argument) for argument in given]) == 0
+    assert len(pictures(tmp_path / "out.mkv")) == FRAMES
+
+
+@by_codec
 def test_info_tells_what_a_file_holds(folder, name, capsys):
     assert main(["info", str(folder / f"{name}.lvc")]) == 0
     told = capsys.readouterr().out
@@ -102,6 +117,12 @@ def test_other_weights_are_refused(folder, tmp_path, capsys):
     assert "was encoded with" in capsys.readouterr().err
     assert decode(folder, "dcvc", tmp_path / "x.mkv", "--bundle", folder / "fvc") == 2
     assert "was encoded with" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_of_other_weights_does_not_encode(folder, tmp_path, capsys):
+    assert encode(folder, "dcvc", "--bundle", folder / "fvc", target=tmp_path / "x.lvc") == 2
+    assert "exported from other weights" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -135,6 +156,7 @@ def test_damage_keeps_what_is_whole_and_is_told(folder, tmp_path, capsys):
         (["--rate", "1"], "--rate: dcvc has one rate"),
         (["--weights", "nowhere"], "nowhere: no such file"),
         (["--intra", "jpeg"], "jpeg"),
+        (["--bundle", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_options_are_told(folder, tmp_path, capsys, more, told):

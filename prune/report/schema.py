@@ -125,12 +125,16 @@ class Anchor(Part):
 
 
 class Quality(Part):
-    """Rate and distortion on one data set; BD-PSNR below 0 and BD-rate above 0 are losses."""
+    """Rate and distortion on one data set; BD-PSNR below 0 and BD-rate above 0 are losses.
+
+    `bits`: of P frames; earlier reports, with estimates, do not say.
+    """
 
     dataset: Name
     clips: Count
     frames: Count
     intra: str
+    bits: Literal["real", "estimated"] | None = None
     points: list[RatePoint]
     bd_psnr_db: float | None
     bd_rate_percent: float | None
@@ -139,10 +143,15 @@ class Quality(Part):
 
 
 class Parity(Part):
-    """Largest relative deviations between what must be the same codec."""
+    """Largest relative deviations between what must be the same codec.
+
+    `decoded_frames`: how many frames that torch coded the bundles decoded, to the same symbols;
+    absent for a codec without real bits.
+    """
 
     masked_vs_shrunk: Positive | None
     torch_vs_onnx: Positive | None
+    decoded_frames: Count | None = None
 
 
 class Environment(Part):

@@ -118,7 +118,8 @@ def breakdown(row: Latency) -> Table:
 
 def conditions(entry: Quality) -> str:
     clips = "1 clip" if entry.clips == 1 else f"{entry.clips} clips"
-    return f"{clips} of {entry.frames} frames, I frames by {entry.intra}"
+    bits = f", {entry.bits} bits" if entry.bits else ""
+    return f"{clips} of {entry.frames} frames, I frames by {entry.intra}{bits}"
 
 
 def bd(entry: Quality) -> Table:
@@ -195,6 +196,9 @@ def gates(report: Report) -> Table:
         limit = f"{PARITY_TOLERANCE[field]:.0e}".replace("-", MINUS)
         plain = Cell(measured.text, "missing" if measured.tone == "missing" else "")
         rows.append((Cell(name), plain, Cell(limit), Cell(verdicts[measured.tone], measured.tone)))
+    if count := report.parity.decoded_frames:
+        each = ("Frames coded with torch, decoded by onnxruntime", f"{count} of {count}", "all")
+        rows.append((*map(Cell, each), Cell("passed", "good")))
     return Table(("Gate", "Largest relative deviation", "Tolerance", "Verdict"), rows)
 
 

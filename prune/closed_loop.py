@@ -1,0 +1,66 @@
+"""P frames coded one after the other, each from what a receiver has of the one before."""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lvc.pictures import padded
+from lvc.program import Tensors
+from vcodecs.coding import TorchNetworks, can_code, compress
+from vcodecs.contract import Reference, pad
+
+Bits = Literal["real", "estimated"]
+"""`real`: those of the entropy-coded payload; `estimated`: those of the codec's `code`."""
+
+
+class Loop(Protocol):
+    """One codec's state between the frames of a clip."""
+
+    def start(self, picture: Tensor) -> None:
+        """Go on from a decoded I frame (1, 3, H, W)."""
+
+    def code(self, original: Tensor, rate: float | None) -> tuple[Tensor, float]:
+        """Code the next frame (1, 3, H, W): the decoded picture, and its bits."""
+
+
+def loop(codec: nn.Module, bits: Bits) -> Loop:
+    """What codes clips with `codec`, in the mode and on the device that it is in."""
+    return RealLoop(codec) if bits == "real" else EstimatedLoop(codec)
+
+
+def possible_bits(codec: nn.Module, wanted: Bits) -> Bits:
+    """`wanted`, or "estimated" where the codec does not say how its frames become bits."""
+    return wanted if can_code(codec) else "estimated"
+
+
+class EstimatedLoop:
+    """By the codec's forward pass, as it was trained."""
+
+    def __init__(self, codec: nn.Module) -> None:
+        self._codec = codec
+
+    def start(self, picture: Tensor) -> None:
+        self._reference = Reference(frame=picture)
+
+    def code(self, original: Tensor, rate: float | None) -> tuple[Tensor, float]:
+        coded = self._codec(original, self._reference, rate)
+        self._reference = coded.reference
+        return coded.frame, float(coded.total_bits())
+
+
+class RealLoop:
+    """By entropy coding: the bits are those of the payload, the pictures what it decodes to."""
+
+    def __init__(self, codec: nn.Module) -> None:
+        self._networks = TorchNetworks(codec)
+
+    def start(self, picture: Tensor) -> None:
+        self._before: Tensors = {"reference": padded(picture.float().cpu().numpy())}
+
+    def code(self, original: Tensor, rate: float | None) -> tuple[Tensor, float]:
+        height, width = original.shape[-2:]
+        coded = compress(self._networks, pad(original), self._before, rate)
+        self._before = coded.following
+        picture = torch.from_numpy(self._before["reference"][..., :height, :width])
+        return picture.to(original.device), 8.0 * len(coded.payload)
