@@ -12,6 +12,7 @@ from lvc.container import Header, Reader
 from lvc.errors import UserError
 from lvc.intra import create_pictures
 from lvc.packets import DamageError
+from lvc.pictures import round_up
 from lvc.player import (
     MOST_PIXELS,
     CodedPictures,
@@ -40,7 +41,10 @@ def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, Intr
     check_weights(header.weights, networks.identity, what)
     if "weights" not in header.intra:
         spec = header.intra["codec"] + (f":{o}" if (o := header.intra.get("options")) else "")
-        return networks, CodedPictures(create_pictures(spec))
+        try:
+            return networks, CodedPictures(create_pictures(spec))
+        except UserError as error:
+            raise UserError(f"the file's I frames: {error}") from error
     inner, what = intra()
     check_weights(header.intra["weights"], inner.identity, what)
     return networks, NetworkPictures(inner)
@@ -50,9 +54,21 @@ def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, I
     """A bundle for the P frames, and for the I frames the one inside it or a conventional codec."""
 
     def bundle(place: Path) -> tuple[Networks, str]:
-        return BundleNetworks(place, header.margin, threads), str(place)
+        networks = BundleNetworks(place, header.margin, threads)
+        _check_frame_size(networks.bundle.get("size"), header, place)
+        return networks, str(place)
 
     return opened(header, lambda: bundle(folder), lambda: bundle(folder / INTRA_FOLDER))
+
+
+def _check_frame_size(only: list[int] | None, header: Header, folder: Path) -> None:
+    """UserError where a bundle is made for another frame size, (height, width), than the file's."""
+    needed = [round_up(header.height), round_up(header.width)]
+    if only is not None and list(only) != needed:
+        raise UserError(
+            f"{folder}: decodes frames of {only[1]}x{only[0]} alone, and the file needs "
+            f"{needed[1]}x{needed[0]}: export a bundle for any size, or for this one"
+        )
 
 
 def decode_file(
@@ -168,7 +184,10 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def exit_status(command: Callable[[], None]) -> int:
-    """Run a command: 0, 2 where the user can put something right (one line says what), 130."""
+    """Run a command: 0, 2 where the user can put something right (one line says what), 130.
+
+    Memory that does not suffice counts as such.
+    """
     try:
         command()
     except KeyboardInterrupt:
@@ -176,7 +195,18 @@ def exit_status(command: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        print("error: there is not enough memory for pictures of this size", file=sys.stderr)
+        return 2
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of numpy, or of torch and onnxruntime, which have no exception of one kind for it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -87,11 +87,7 @@ class Player:
         for packet in self.reader.packets(start):
             picture, found = self._decode(packet, height, width)
             if packet.digest is not None and packet.digest != found:
-                raise self._damage(
-                    packet,
-                    "it decodes to other symbols than were coded: a network's results differ by "
-                    f"more than the file's margin of {self.reader.header.margin:g}",
-                )
+                raise self._damage(packet, self._mismatch(packet))
             if packet.frame >= start:
                 bits = 8 * packet.length
                 yield Shown(packet.frame, packet.kind, as_picture(picture), bits)
@@ -108,6 +104,14 @@ class Player:
             return self._before["reference"][..., :height, :width], digest(coded.symbols)
         except (PayloadError, RateError) as error:
             raise self._damage(packet, str(error)) from error
+
+    def _mismatch(self, packet: Packet) -> str:
+        if packet.kind == "I" and "weights" not in self.reader.header.intra:
+            return "it decodes to another picture than was coded"
+        return (
+            "it decodes to other symbols than were coded: the payload is damaged, or a network's "
+            f"results differ by more than the file's margin of {self.reader.header.margin:g}"
+        )
 
     def _damage(self, packet: Packet, problem: str) -> DamageError:
         return DamageError(self.reader.path, packet.frame, packet.offset, problem)

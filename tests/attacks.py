@@ -405,9 +405,14 @@ class Target:
 
     def alike(self, ending):
         """How many of the pictures are the original's, until the first other one."""
-        pairs = zip(ending.pictures, self.pictures, strict=False)
-        unlike = (i for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b))
-        return next(unlike, len(ending.pictures))
+        return alike(ending.pictures, self.pictures)
+
+
+def alike(pictures, originals):
+    """How many pictures are the same from the first on."""
+    pairs = enumerate(zip(pictures, originals, strict=False))
+    unlike = (i for i, (one, other) in pairs if not np.array_equal(one, other))
+    return next(unlike, min(len(pictures), len(originals)))
 
 
 def open_decoder(case, runtime, header):
@@ -499,24 +504,53 @@ def ending_of(told, pictures):
 # ------------------------------------------------------------------------------ bundles, weights
 
 
-def spoilt_copies(original, folder, seeds):
-    """(name, folder) of copies of a folder in which one file is missing, cut or has wrong bits."""
-    files = sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file())
-    for file in files:
-        data = (original / file).read_bytes()
+def spoilt_decoders(case, runtime, folder, seeds):
+    """(name, options of `Case.decoding`): one file of a bundle, or of weights, missing or wrong."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if runtime == "onnxruntime":
+        shutil.copytree(case.bundle, folder)
+        options = {"bundle": folder}
+    else:
+        folder.mkdir()
+        options = {}
+        for key in ("weights", "intra_weights"):
+            if getattr(case, key).exists():
+                options[key] = Path(shutil.copy(getattr(case, key), folder))
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        data = file.read_bytes()
         for name, wrong in _spoilt_data(data, seeds):
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(original, folder)
-            (folder / file).unlink()
+            file.unlink(missing_ok=True)
             if wrong is not None:
-                (folder / file).write_bytes(wrong)
-            yield f"{file} {name}", folder
+                file.write_bytes(wrong)
+            yield f"{file.relative_to(folder)} {name}", options
+        file.write_bytes(data)
 
 
 def _spoilt_data(data, seeds):
     yield "missing", None
-    for length in (0, 1, len(data) // 2, len(data) - 1):
+    for length in (0, 1, len(data) // 2, len(data) - 2):
         yield f"cut at {length}", data[:length]
     for seed in seeds:
         place = random.Random(seed).randrange(8 * len(data))
         yield f"bit {place} flipped", flipped(data, [place])
+
+
+def wrong_decoders(case, runtime, others):
+    """(name, options): whole weights and bundles, but of other codecs, or of the other frames."""
+    for other in others:
+        if runtime == "onnxruntime":
+            yield f"bundle of {other.name}", {"bundle": other.bundle}
+        else:
+            yield f"weights of {other.name}", {"weights": other.weights}
+            if case.intra_weights.exists():
+                yield f"I frames: weights of {other.name}", {"intra_weights": other.weights}
+    if case.intra_weights.exists():
+        if runtime == "onnxruntime":
+            yield "bundle of the I frames", {"bundle": case.bundle / "intra"}
+        else:
+            yield "weights of the I frames", {"weights": case.intra_weights}
+    if runtime == "onnxruntime":
+        yield "no bundle", {"bundle": case.folder}
+    else:
+        yield "no weights", {"weights": case.folder / "absent.safetensors"}
+        yield "a video for weights", {"weights": case.file}
