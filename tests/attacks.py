@@ -78,25 +78,27 @@ class Case:
         return options
 
 
-def tiny_case(folder, codec, kind="dense"):
-    """A case of lively made-up weights, "dense" or "shrunk"."""
+def tiny_case(folder, codec, kind="dense", bundle=True):
+    """A case of lively made-up weights, "dense" or "shrunk"; a bundle takes seconds to make."""
     made, intra = make(codec), None
     if codec not in INTRA:
         intra = hem.lively(hem.INTRA)
     if kind == "shrunk":
         made, intra = shrunk(made).eval(), intra and shrunk(intra).eval()
-    return make_case(folder, f"{codec} {kind}", made, INTRA.get(codec), intra)
+    return make_case(folder, f"{codec} {kind}", made, INTRA.get(codec), intra, bundle)
 
 
-def make_case(folder, name, codec, spec, intra=None):
+def make_case(folder, name, codec, spec, intra=None, bundle=True):
     """Weights, bundles and the file of a codec; `spec` codes I frames, else the codec `intra`."""
     folder = Path(folder)
     case = Case(name, folder, spec or f"network:checkpoint={folder / 'intra.safetensors'}")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.save(codec, case.weights)
-    export_bundle(codec, case.bundle, Size(128, 128))
+    if bundle:
+        export_bundle(codec, case.bundle, Size(128, 128))
     if intra is not None:
         checkpoints.save(intra, case.intra_weights)
+    if intra is not None and bundle:
         export_bundle(intra, case.bundle / "intra", Size(128, 128))
     with open_sink(folder / "clip.mkv", WIDTH, HEIGHT, 25) as sink:
         for i in range(FRAMES):
