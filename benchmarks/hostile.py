@@ -10,7 +10,7 @@ one clear error, with the pictures before the damage as they were, or with the o
 other pictures are allowed where attackers make their own checksums and leave out the digests.
 `--flips` are shared out among the decoders. A process that dies or hangs is told with the attack
 that it was at. The table goes to standard error, the JSON to standard output or a file; the exit
-status is 1 where anything was unexpected. The attacks themselves are in tests/attacks.py.
+status is 1 where anything was unexpected. The attacks are those of tests/attacks.py and targets.py.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import attacks
+import targets
 from attacks import CUT, DAMAGE, REFUSED, WHOLE, Attack
 
 from prune.cli import main
@@ -76,10 +77,10 @@ def make_cases(given, folder):
         codec = checkpoints.codec_of(given.weights).eval()
         name = Path(given.weights).stem
         return [
-            attacks.make_case(folder / name, name, codec, None if intra else given.intra, intra)
+            targets.make_case(folder / name, name, codec, None if intra else given.intra, intra)
         ]
     return [
-        attacks.tiny_case(folder / f"{codec}_{kind}", codec, kind)
+        targets.tiny_case(folder / f"{codec}_{kind}", codec, kind)
         for codec, kind in itertools.product(given.codec, ("dense", "shrunk"))
     ]
 
@@ -91,7 +92,7 @@ def make_cases(given, folder):
 class Job:
     """A case and a decoder of it; `seeds` and `commands` are its share."""
 
-    case: attacks.Case
+    case: targets.Case
     runtime: str
     others: list
     seeds: range
@@ -103,7 +104,7 @@ class Job:
 def work(job, connection):
     """Attack one decoder and send what happens; runs in a process of its own."""
     torch.set_num_threads(1)
-    target = attacks.Target(job.case, job.runtime, job.scratch)
+    target = targets.Target(job.case, job.runtime, job.scratch)
     for name, tries in classes(job, target).items():
         before = peak_memory()
         for attack, attempt in tries:
@@ -134,8 +135,8 @@ def classes(job, target):
     made_up = seeds[: max(1, len(seeds) // 10)]
     drawn = drawn_attacks(original, seeds[: job.commands])
     decoders = itertools.chain(
-        attacks.spoilt_decoders(job.case, job.runtime, job.scratch / "decoder", range(4)),
-        attacks.wrong_decoders(job.case, job.runtime, job.others),
+        targets.spoilt_decoders(job.case, job.runtime, job.scratch / "decoder", range(4)),
+        targets.wrong_decoders(job.case, job.runtime, job.others),
     )
     return {
         "cut at every byte": through_player(attacks.truncations(original)),
@@ -185,10 +186,10 @@ class Command:
 
     def __call__(self, attack):
         source, made = self.job.scratch / "command.lvc", self.job.scratch / "made.mkv"
-        attacks.overwrite(source, attack.data)
+        targets.overwrite(source, attack.data)
         case, runtime = self.job.case, self.job.runtime
-        told, pictures = attacks.decode_by_command(case, runtime, source, made, **self.options)
-        ending = attacks.ending_of(told, pictures)
+        told, pictures = targets.decode_by_command(case, runtime, source, made, **self.options)
+        ending = targets.ending_of(told, pictures)
         return ending, self.problem(attack, ending)
 
     def problem(self, attack, ending):
@@ -196,7 +197,7 @@ class Command:
             return f"{ending.how}: {ending.message}"
         if not self.forged:
             wanted = self.target.attempt(attack)
-            alike = attacks.alike(ending.pictures, wanted.pictures)
+            alike = targets.alike(ending.pictures, wanted.pictures)
             same = alike == len(wanted.pictures) == len(ending.pictures)
             return "" if same and ending.how == wanted.how else f"not {wanted.how}: {ending}"
         if sort(self.target, ending) in (CUT, "others"):
@@ -290,7 +291,7 @@ def attack_decoder(job, tallies):
 
 
 def jobs(given, cases, folder):
-    found = list(itertools.product(cases, attacks.RUNTIMES))
+    found = list(itertools.product(cases, targets.RUNTIMES))
     share, commands = -(-given.flips // len(found)), -(-given.commands // len(found))
     for i, (case, runtime) in enumerate(found):
         scratch = folder / f"scratch_{i}"
