@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import attacks
 import targets
-from attacks import CUT, DAMAGE, REFUSED, WHOLE, Attack
+from attacks import CUT, DAMAGE, DECODED, REFUSED, WHOLE, Attack
 
 from prune.cli import main
 from vcodecs import checkpoints
@@ -123,41 +123,57 @@ def work(job, connection):
 
 def classes(job, target):
     """By name, pairs of an attack and what tries it: (ending, problem)."""
-    original, seeds = target.original, job.seeds
 
-    def through_player(found):
-        return ((attack, target_attempt) for attack in found)
-
-    def target_attempt(attack):
+    def player(attack):
         ending = target.attempt(attack)
         return ending, target.problem(attack, ending)
 
-    made_up = seeds[: max(1, len(seeds) // 10)]
-    drawn = drawn_attacks(original, seeds[: job.commands])
-    decoders = itertools.chain(
-        targets.spoilt_decoders(job.case, job.runtime, job.scratch / "decoder", range(4)),
-        targets.wrong_decoders(job.case, job.runtime, job.others),
-    )
-    return {
-        "cut at every byte": through_player(attacks.truncations(original)),
-        "every bit outside payloads": through_player(attacks.flipped_heads(original)),
-        "payload": through_player(attacks.flipped_payloads(original, seeds)),
-        "payload, sealed again": through_player(attacks.resealed_payloads(original, seeds)),
-        "payload, sealed again, no digest": through_player(
-            attacks.resealed_payloads(original, seeds, digests=False)
-        ),
-        "made-up payload, no digest": through_player(attacks.made_up_payloads(original, made_up)),
-        "absurd rate": through_player(attacks.forged_rates(original)),
-        "command line": ((attack, Command(job, target)) for attack in drawn),
-        "absurd header": (
-            (Attack(name, data, -1, frozenset()), Command(job, target, forged=True))
-            for name, data in attacks.forged_headers(original)
-        ),
-        "wrong weights or bundle": (
-            (Attack(name, original.data, -1, frozenset()), Command(job, target, True, options))
-            for name, options in decoders
-        ),
+    by_player = {
+        name: ((attack, player) for attack in found)
+        for name, found in player_attacks(target.original, job.seeds).items()
     }
+    return by_player | command_attacks(job, target)
+
+
+def player_attacks(original, seeds):
+    made_up = seeds[: max(1, len(seeds) // 10)]
+    return {
+        "cut at every byte": attacks.truncations(original),
+        "every bit outside payloads": attacks.flipped_heads(original),
+        "payload": attacks.flipped_payloads(original, seeds),
+        "payload, sealed again": attacks.resealed_payloads(original, seeds),
+        "payload, sealed again, no digest": attacks.resealed_payloads(original, seeds, False),
+        "made-up payload, no digest": attacks.made_up_payloads(original, made_up),
+        "absurd rate": attacks.forged_rates(original),
+    }
+
+
+def command_attacks(job, target):
+    original = target.original
+    drawn = drawn_attacks(original, job.seeds[: job.commands])
+    headers = attacks.forged_headers(original)
+    others = targets.wrong_decoders(job.case, job.runtime, job.others)
+    spoilt = spoilt_decoders(job, range(4), of_json=False)
+
+    def by_decoders(found):
+        for name, options in found:
+            attack = Attack(name, original.data, -1, DECODED | {REFUSED})
+            yield attack, Command(job, target, True, options)
+
+    return {
+        "command line": ((attack, Command(job, target)) for attack in drawn),
+        "absurd header": ((attack, Command(job, target, True)) for attack in headers),
+        "wrong weights or bundle": by_decoders(itertools.chain(spoilt, others)),
+        "bits of bundle.json": by_decoders(spoilt_decoders(job, range(40), of_json=True)),
+    }
+
+
+def spoilt_decoders(job, seeds, of_json):
+    """Files of weights and bundles that are not whole; flipped bits of bundle.json, or all else."""
+    folder = job.scratch / "decoder"
+    for name, options in targets.spoilt_decoders(job.case, job.runtime, folder, seeds):
+        if ("bundle.json bit" in name) == of_json:
+            yield name, options
 
 
 def drawn_attacks(original, seeds):
@@ -200,9 +216,10 @@ class Command:
             alike = targets.alike(ending.pictures, wanted.pictures)
             same = alike == len(wanted.pictures) == len(ending.pictures)
             return "" if same and ending.how == wanted.how else f"not {wanted.how}: {ending}"
-        if sort(self.target, ending) in (CUT, "others"):
-            return "shows other pictures"
-        return ""
+        if ending.how not in attack.ends:
+            return f"ended with {ending.how}: {ending.message}"
+        others = sort(self.target, ending) == "others" and not attack.others
+        return "shows other pictures" if others else ""
 
 
 def sort(target, ending):

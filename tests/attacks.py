@@ -205,7 +205,13 @@ def forged_fields(original):
         yield ", ".join(f"{k} {str(v)[:60]!r}" for k, v in change.items()), fields | change
 
 
-def forged_headers(original):
-    """(name, data) of files that have such a header before the original's packets."""
+def forged_headers(original) -> Iterator[Attack]:
+    """Files that have such a header before the original's packets.
+
+    Another size that is rounded to the same multiples of 64 may show other parts of the frames.
+    """
+    size = original.header["height"], original.header["width"]
     for name, fields in forged_fields(original):
-        yield name, assembled(header_of(fields), original.packets)
+        others = (fields["height"], fields["width"]) != size
+        data = assembled(header_of(fields), original.packets)
+        yield Attack(name, data, -1, DECODED | {REFUSED}, others)
