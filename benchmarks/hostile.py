@@ -14,6 +14,7 @@ status is 1 where anything was unexpected. The attacks are those of tests/attack
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -106,7 +107,7 @@ def work(job, connection):
     torch.set_num_threads(1)
     target = targets.Target(job.case, job.runtime, job.scratch)
     for name, tries in classes(job, target).items():
-        before = peak_memory()
+        before = peak_memory(anew=True)
         for attack, attempt in tries:
             title = f"{job.case.name}, {job.runtime}, {name}, {attack.name}"
             if job.only not in title:
@@ -238,8 +239,14 @@ def said(ending):
     return re.sub(r"\d[\w.]*", "N", problem.partition(";")[0].partition(": ")[0])
 
 
-def peak_memory():
-    """MiB."""
+def peak_memory(anew=False):
+    """MiB of the process at most, since it was last called with `anew` where the system can."""
+    if anew:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
