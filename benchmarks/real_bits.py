@@ -36,7 +36,7 @@ from lvc.player import CodedPictures, NetworkPictures, Player
 from prune.cli import main
 from prune.data import open_source
 from prune.evaluate import read_clips
-from prune.report.render import load_report
+from prune.report.schema import load_report
 from vcodecs.checkpoints import codec_of
 from vcodecs.coding import TorchNetworks
 from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder

@@ -1,8 +1,6 @@
-"""ONNX bundles: what is in their folder, and how they run (`lvc.program.Networks`)."""
+"""ONNX bundles, run by onnxruntime (`lvc.program.Networks`)."""
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,35 +8,13 @@ import numpy as np
 
 from lvc.errors import UserError
 from lvc.indices import MARGIN
+from lvc.manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
 from lvc.program import Step, Tensors
 from lvc.rates import rate_factor
-from lvc.tables import PRECISION, Table
+from lvc.tables import Table
+from lvc.wiring import Wiring, tensor_of
 
-BUNDLE, ENTROPY = "bundle.json", "entropy.json"
-FORMAT = "leanvc-bundle-2"
-
-
-def read_bundle(folder: str | Path) -> dict:
-    """bundle.json of a folder, every file's hash checked. UserError where it is not whole."""
-    path = Path(folder) / BUNDLE
-    try:
-        bundle = json.loads(path.read_text(encoding="utf-8"))
-        if bundle["format"] != FORMAT:
-            raise UserError(f"{path}: its format is {bundle['format']!r}; {FORMAT} can be read")
-        parts = [*bundle["graphs"], *([bundle["coding"]["entropy"]] if bundle["coding"] else [])]
-        expected = {path.parent / part["file"]: part["sha256"] for part in parts}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a readable bundle ({reason})") from error
-    for file, digest in expected.items():
-        if not file.is_file() or file_hash(file) != digest:
-            raise UserError(f"{file}: missing, or not the file that bundle.json was written for")
-    return bundle
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+__all__ = ["BUNDLE", "ENTROPY", "FORMAT", "BundleNetworks", "file_hash", "read_bundle", "session"]
 
 
 def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
@@ -50,7 +26,7 @@ def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionPro
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised; it need not be printed as well
     # Trained weights leave denormal activations, which are up to a hundred times slower.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     _register_arena()
@@ -74,7 +50,12 @@ def _register_arena() -> None:
 
 
 class BundleNetworks:
-    """A bundle's graphs, run by onnxruntime, and its tables."""
+    """A bundle's graphs, run by onnxruntime, and its tables.
+
+    `intra`: they are to make I frames, from nothing. Raises UserError, here, where a file is
+    missing or malformed and where program, tables and graphs do not fit each other; while running,
+    where onnxruntime gives up or a graph's result has another size than it should have.
+    """
 
     def __init__(
         self,
@@ -82,54 +63,118 @@ class BundleNetworks:
         margin: float = MARGIN,
         threads: int = 0,
         provider: str = "CPUExecutionProvider",
+        intra: bool = False,
     ) -> None:
-        folder = Path(folder)
-        self.bundle, self.margin = read_bundle(folder), margin
+        self.folder, self.margin = Path(folder), margin
+        self.bundle = read_bundle(self.folder)
         coding = self.bundle["coding"]
         if not coding:
             raise UserError(f"{folder}: its codec has no program to decode with")
-        try:
-            self.identity = coding["weights"]
-            self.steps = tuple(Step(**step) for step in coding["steps"])
-            entropy = json.loads((folder / coding["entropy"]["file"]).read_text(encoding="utf-8"))
-            self._tables = {
-                stream: [_table(one) for one in tables]
-                for stream, tables in entropy["hyper"].items()
-            }
-            self._quantisers = {
-                stream: {part: np.array(values, np.float32) for part, values in parts.items()}
-                for stream, parts in entropy["quantisers"].items()
-            }
-            self._entries = {entry["name"]: entry for entry in self.bundle["graphs"]}
-            self._channels = {
-                name: spec["channels"]
-                for entry in self.bundle["graphs"]
-                for name, spec in entry["inputs"].items()
-            }
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{folder / BUNDLE}: not a readable bundle ({error})") from error
-        self._open = functools.cache(
-            lambda name: session(folder / self._entries[name]["file"], threads, provider)
-        )
+        self.identity = coding["weights"]
+        self.steps = tuple(Step(**step) for step in coding["steps"])
+        self._entropy = read_entropy(self.folder, self.bundle)
+        self._wiring = self._wired(() if intra else ("reference",))
+        self._sessions = {
+            name: self._opened(name, threads, provider) for name in self._wiring.used()
+        }
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
-        entry = self._entries[graph]
+        entry = self._wiring.graphs[graph]
         given = {name: np.ascontiguousarray(inputs[name], np.float32) for name in entry["inputs"]}
-        return dict(zip(entry["outputs"], self._open(graph).run(None, given), strict=True))
+        names = entry["outputs"]
+        try:
+            results = self._sessions[graph].run(names, given)
+        except Exception as error:  # onnxruntime's have nothing in common
+            reason = _in_one_line(error)
+            raise UserError(f"{self._file(graph)}: onnxruntime cannot run it ({reason})") from error
+        made = dict(zip(names, results, strict=True))
+        self._check_results(graph, given, made)
+        return made
 
     def channels(self, name: str) -> int:
-        return self._channels[name]
+        return self._wiring.shapes[name].channels
 
     def hyper_tables(self, stream: str) -> Sequence[Table]:
-        return self._tables[stream]
+        return self._entropy.tables[stream]
 
     def quantiser(self, stream: str, rate: float | None) -> np.ndarray:
-        parts = self._quantisers[stream]
+        parts = self._entropy.quantisers[stream]
         return parts["basic"].reshape(1, -1, 1, 1) * rate_factor(parts["points"], rate)
 
+    def check_size(self, height: int, width: int) -> None:
+        """UserError where the graphs were exported for frames of another size than this alone."""
+        if (only := self.bundle["size"]) not in (None, [height, width]):
+            raise UserError(
+                f"{self.folder}: exported for frames of {only[1]}x{only[0]} alone, but the video's "
+                f"are {width}x{height} with what pads them: export it without a fixed size"
+            )
 
-def _table(content: dict) -> Table:
-    frequencies = np.array(content["frequencies"], np.int64)
-    if frequencies.ndim != 1 or frequencies.min() < 1 or frequencies.sum() != 1 << PRECISION:
-        raise ValueError("a table's frequencies do not add up")
-    return Table(frequencies, int(content["first"]))
+    # ------------------------------------------------------------------ checks
+
+    def _wired(self, before: Sequence[str]) -> Wiring:
+        graphs = {entry["name"]: entry for entry in self.bundle["graphs"]}
+        tables = {stream: len(own) for stream, own in self._entropy.tables.items()}
+        factors = {name: own["basic"].size for name, own in self._entropy.quantisers.items()}
+        try:
+            return Wiring(graphs, self.steps, tables, factors, before)
+        except ValueError as error:
+            raise UserError(
+                f"{self.folder / BUNDLE}: its program cannot be carried out: {error}"
+            ) from error
+
+    def _file(self, graph: str) -> Path:
+        return self.folder / self._wiring.graphs[graph]["file"]
+
+    def _opened(self, graph: str, threads: int, provider: str):
+        """A graph's session; it has the inputs and outputs that bundle.json says."""
+        path, entry = self._file(graph), self._wiring.graphs[graph]
+        try:
+            opened = session(path, threads, provider)
+        except Exception as error:  # onnxruntime's have nothing in common
+            raise UserError(
+                f"{path}: onnxruntime cannot load it ({_in_one_line(error)})"
+            ) from error
+        there = {"input": opened.get_inputs(), "output": opened.get_outputs()}
+        named = {"input": entry["inputs"], "output": entry["outputs"]}
+        for kind, values in there.items():
+            found = {value.name: value for value in values}
+            for name in named[kind]:
+                if name not in found:
+                    raise UserError(f"{path}: has no {kind} {name}, which bundle.json names")
+                self._check_value(graph, kind, found[name])
+        for name in (value.name for value in there["input"]):
+            if name not in entry["inputs"]:
+                raise UserError(f"{path}: has an input {name}, which bundle.json does not name")
+        return opened
+
+    def _check_value(self, graph: str, kind: str, value) -> None:  # noqa: ANN001
+        """What onnxruntime says of an input or output; its sides are known when it runs."""
+        path = self._file(graph)
+        if value.type != "tensor(float)":
+            raise UserError(f"{path}: {kind} {value.name} holds {value.type}, not tensor(float)")
+        shape = self._wiring.shapes.get(tensor_of(self._wiring.graphs[graph], value.name))
+        channels = value.shape[1] if len(value.shape) == 4 else None
+        if shape and type(channels) is int and channels != shape.channels:
+            raise UserError(
+                f"{path}: {kind} {value.name} has {channels} channels, not {shape.channels}"
+            )
+
+    def _check_results(self, graph: str, given: Tensors, made: Tensors) -> None:
+        entry, shapes = self._wiring.graphs[graph], self._wiring.shapes
+        name, first = next(iter(given.items()))
+        stride = shapes[tensor_of(entry, name)].stride
+        for name, value in made.items():
+            shape = shapes.get(name)
+            if shape is None:
+                continue
+            expected = (len(first), shape.channels, 1, 1)
+            if not entry.get("positions"):
+                sides = (side * stride // shape.stride for side in first.shape[2:])
+                expected = (1, shape.channels, *sides)
+            if value.shape != expected:
+                found, wanted = ("x".join(map(str, each)) for each in (value.shape, expected))
+                raise UserError(f"{self._file(graph)}: {name} is {found}, not {wanted}")
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -4,7 +4,6 @@ docs/bitstream.md has every byte. Payloads are opaque here.
 """
 
 import json
-import reprlib
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,14 +25,13 @@ from lvc.packets import (
     sealed,
     trailer,
 )
+from lvc.rules import COUNT, SHA256, TEXT, check, is_count, is_integer, is_text
 
 MAGIC = b"\x89LVC\r\n\x1a\n"
 VERSION = 1
 LONGEST_HEADER = 65536
-LONGEST_TEXT = 256
 LARGEST_SIDE = 16384
 LARGEST_AREA = 2**27
-LARGEST_INTEGER = 2**31 - 1
 LARGEST_RATE = float(np.finfo(np.float32).max)
 
 _START = struct.Struct("<8sBI")  # magic, version, bytes of the header record
@@ -66,49 +64,34 @@ class Header:
 # ------------------------------------------------------------------------------ header
 
 
-def _is_text(value: Any) -> bool:
-    # Unprintable characters would reach the terminal of whoever looks at a stranger's file.
-    return isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable()
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def _is_count(value: Any, most: int = LARGEST_INTEGER) -> bool:
-    return type(value) is int and 1 <= value <= most  # to isinstance, True is an int
-
-
 def _is_side(value: Any) -> bool:
-    return _is_count(value, LARGEST_SIDE)
+    return is_integer(value, 1, LARGEST_SIDE)
 
 
 def _is_ratio(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+    return isinstance(value, list) and len(value) == 2 and all(map(is_count, value))
 
 
 def _is_intra(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    return "codec" in value and all(_is_text(text) for item in value.items() for text in item)
+    return "codec" in value and all(is_text(text) for item in value.items() for text in item)
 
 
 def _is_fraction(value: Any) -> bool:
     return isinstance(value, float) and 0 < value < 0.25
 
 
-_TEXT = f"a string of at most {LONGEST_TEXT} printable characters"
-_COUNT = f"an integer from 1 to {LARGEST_INTEGER}"
 _SIDE = f"an integer from 1 to {LARGEST_SIDE}"
 _RULES = {
-    "codec": (_is_text, _TEXT),
-    "preset": (_is_text, _TEXT),
-    "weights": (_is_sha256, "a SHA-256 of 64 lower-case hex digits"),
+    "codec": TEXT,
+    "preset": TEXT,
+    "weights": SHA256,
     "width": (_is_side, _SIDE),
     "height": (_is_side, _SIDE),
-    "fps": (_is_ratio, f"a list of two, each {_COUNT}"),
-    "intra_period": (_is_count, _COUNT),
-    "intra": (_is_intra, f'an object with "codec", its keys and values each {_TEXT}'),
+    "fps": (_is_ratio, f"a list of two, each {COUNT[1]}"),
+    "intra_period": COUNT,
+    "intra": (_is_intra, f'an object with "codec", its keys and values each {TEXT[1]}'),
     "margin": (_is_fraction, "a float above 0 and below 1/4"),
 }
 
@@ -128,15 +111,7 @@ def _no_constant(name: str) -> None:
 def _parsed(record: bytes) -> Header:
     """The header in a record; raises ValueError or RecursionError where there is none."""
     fields = json.loads(record.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
-    if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")
-    if unknown := fields.keys() - _RULES.keys():
-        raise ValueError(f"unknown key {reprlib.repr(min(unknown))}")
-    if missing := _RULES.keys() - fields.keys():
-        raise ValueError(f"missing key {min(missing)!r}")
-    for key, (fits, wanted) in _RULES.items():
-        if not fits(fields[key]):
-            raise ValueError(f"{key} is {reprlib.repr(fields[key])}, not {wanted}")
+    check(fields, _RULES)
     if fields["width"] * fields["height"] > LARGEST_AREA:
         size = f"{fields['width']}x{fields['height']}"
         raise ValueError(f"width and height are {size}, more than {LARGEST_AREA} pixels")

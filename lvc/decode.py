@@ -52,23 +52,17 @@ def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, Intr
 
 def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, IntraDecoder]:
     """A bundle for the P frames, and for the I frames the one inside it or a conventional codec."""
+    if threads < 0:
+        raise UserError(f"--threads {threads}: give 1 or more, or 0 for all")
 
-    def bundle(place: Path) -> tuple[Networks, str]:
-        networks = BundleNetworks(place, header.margin, threads)
-        _check_frame_size(networks.bundle.get("size"), header, place)
+    def bundle(place: Path, intra: bool) -> tuple[Networks, str]:
+        networks = BundleNetworks(place, header.margin, threads, intra=intra)
+        networks.check_size(round_up(header.height), round_up(header.width))
         return networks, str(place)
 
-    return opened(header, lambda: bundle(folder), lambda: bundle(folder / INTRA_FOLDER))
-
-
-def _check_frame_size(only: list[int] | None, header: Header, folder: Path) -> None:
-    """UserError where a bundle is made for another frame size, (height, width), than the file's."""
-    needed = [round_up(header.height), round_up(header.width)]
-    if only is not None and list(only) != needed:
-        raise UserError(
-            f"{folder}: decodes frames of {only[1]}x{only[0]} alone, and the file needs "
-            f"{needed[1]}x{needed[0]}: export a bundle for any size, or for this one"
-        )
+    return opened(
+        header, lambda: bundle(folder, False), lambda: bundle(folder / INTRA_FOLDER, True)
+    )
 
 
 def decode_file(
@@ -144,14 +138,14 @@ class Progress:
         self.frames += 1
         self._bits += bits / pixels
         self._psnr += psnr or 0.0
-        if time.monotonic() - self._shown > 0.5 and sys.stderr.isatty():
+        if time.monotonic() - self._shown > 0.5 and _on_terminal():
             self._shown = time.monotonic()
             print(f"\r{self}", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """The line that stays."""
         if self.frames:
-            print(f"{chr(13) if sys.stderr.isatty() else ''}{self}", file=sys.stderr)
+            print(f"{chr(13) if _on_terminal() else ''}{self}", file=sys.stderr)
 
     def __str__(self) -> str:
         pace = self.frames / max(1e-9, time.monotonic() - self._start)
@@ -163,6 +157,11 @@ class Progress:
         of = f"/{self.total}" if self.total else ""
         mean = self._bits / self.frames
         return f"{bar}{self.frames}{of} frames  {pace:.2f} fps  {mean:.4f} bpp{quality}"
+
+
+def _on_terminal() -> bool:
+    """A process without a console has no standard error at all."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

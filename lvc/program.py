@@ -221,7 +221,7 @@ class _Frame:
             given = {
                 key: value[:, rows, columns].T[..., None, None] for key, value in known.items()
             }
-            made = _Known(networks.run(step.graph, given | {f"{name}_patch": patches}))
+            made = networks.run(step.graph, given | {f"{name}_patch": patches})
             mean, scale = (made[f"{step.name}_{part}"][..., 0, 0].T for part in ("mean", "scale"))
             found = sixteenths(self.coder, mean.ravel(), networks.margin).reshape(mean.shape)
             mean = (found / OFFSETS).astype(np.float32)
@@ -246,7 +246,7 @@ class _Frame:
         read(first, mean, scale)
         decoded = np.where(first, symbols + mean, np.float32(0))
         with_first = _Known(self.tensors, **{f"{step.name}_first": decoded})
-        made = _Known(networks.run(step.graph, with_first))
+        made = networks.run(step.graph, with_first)
         later, scales = (made[f"{step.name}_second_{part}"] for part in ("mean", "scale"))
         read(~first, later, scales)
         decoded = np.where(first, decoded, symbols + later)

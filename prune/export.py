@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -39,6 +39,8 @@ OPSET = 20
 TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime, relative to the tensor's largest value."""
 SMOOTH = 16
+Case = tuple[torch.nn.Module, dict[str, np.ndarray]]
+"""What is exported, and inputs to try it with."""
 LARGEST = 128  # frames of dynamic bundles: up to 128 x 64 = 8192 pixels a side
 
 
@@ -74,7 +76,7 @@ def export_bundle(
         with replacing(path) as temporary:
             with computed_by(folded, deformable):
                 _export_graph(graph, temporary, size.dynamic)
-            worst = max(worst, _check(folded, graph, temporary, size))
+            worst = max(worst, _check(graph.name, temporary, _cases(folded, graph.name, size)))
         entries.append(_entry(graph, path))
     if can_code(codec):
         entries += [_export_wave(folded, wave, folder) for wave in folded.coding().waves]
@@ -115,22 +117,33 @@ def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
     return inputs
 
 
-def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
-    inputs = tuple(torch.from_numpy(value) for value in example_inputs(graph).values())
-    shapes = (tuple(_dynamic_shape(spec.stride) for spec in graph.inputs.values()),)
+def _write_onnx(
+    module: torch.nn.Module,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str],
+    shapes: tuple[dict[int, object], ...] | None,
+    path: Path,
+) -> None:
+    """Trace `module` on inputs by name; `shapes`: the dimensions of each that are dynamic."""
     with _silence():
         program = torch.onnx.export(
-            graph,
-            inputs,
+            module,
+            tuple(torch.from_numpy(value) for value in inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamic_shapes=shapes if dynamic else None,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            # The module takes any number of inputs, so their shapes are those of one argument.
+            dynamic_shapes=None if shapes is None else (shapes,),
             verbose=False,
             custom_translation_table=onnx_translations(),
         )
     program.save(path)
+
+
+def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
+    shapes = tuple(_dynamic_shape(spec.stride) for spec in graph.inputs.values())
+    _write_onnx(graph, example_inputs(graph), graph.outputs, shapes if dynamic else None, path)
 
 
 def _dynamic_shape(stride: int) -> dict[int, object]:
@@ -140,32 +153,31 @@ def _dynamic_shape(stride: int) -> dict[int, object]:
     return {2 + i: side if factor == 1 else factor * side for i, side in enumerate(sides)}
 
 
-def _check(folded: VideoCodec, graph: DecoderGraph, path: Path, size: Size) -> float:
-    """torch against onnxruntime at the traced size and, where dynamic, at another."""
+def _cases(folded: VideoCodec, name: str, size: Size) -> Iterator[Case]:
+    """A graph at the traced size and, where dynamic, at another."""
     sizes = [(size.height, size.width)]
     if size.dynamic:
         sizes.append((size.height + SIZE_MULTIPLE, max(SIZE_MULTIPLE, size.width // 2)))
-    running = session(path)
-    worst = 0.0
-    for height, width in sizes:
-        twin = next(g for g in folded.decoder_graphs(height, width) if g.name == graph.name)
-        inputs = example_inputs(twin, seed=1)
+    for sides in sizes:
+        graph = next(graph for graph in folded.decoder_graphs(*sides) if graph.name == name)
+        yield graph, example_inputs(graph, seed=1)
+
+
+def _check(name: str, path: Path, cases: Iterable[Case]) -> float:
+    """torch against onnxruntime; UserError where they differ by more than the tolerance."""
+    running, worst = session(path), 0.0
+    for module, inputs in cases:
         with torch.no_grad():
-            expected = twin(*(torch.from_numpy(value) for value in inputs.values()))
+            expected = module(*(torch.from_numpy(value) for value in inputs.values()))
         expected = (expected,) if isinstance(expected, Tensor) else expected
-        results = running.run(None, inputs)
-        worst = max(worst, _largest_difference(expected, results))
+        worst = max(worst, _largest_difference(expected, running.run(None, inputs)))
     torch.set_flush_denormal(False)
-    _refuse_beyond(worst, graph.name)
-    return worst
-
-
-def _refuse_beyond(worst: float, name: str) -> None:
     if not worst <= TOLERANCE:
         raise UserError(
             f"graph {name}: onnxruntime differs from torch by {worst:.2g} (relative; "
             f"allowed {TOLERANCE:g})"
         )
+    return worst
 
 
 def _largest_difference(expected: Sequence[Tensor], results: Sequence[np.ndarray]) -> float:
@@ -205,26 +217,9 @@ def _export_wave(codec: VideoCodec, wave: WaveGraph, folder: Path) -> dict:
 
     module = _Wave(codec, wave)
     with replacing(path) as temporary:
-        with _silence():
-            program = torch.onnx.export(
-                module,
-                tuple(torch.from_numpy(value) for value in inputs(3).values()),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(wave.inputs),
-                output_names=list(wave.outputs),
-                dynamic_shapes=(tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs),),
-                verbose=False,
-            )
-        program.save(temporary)
-        running, worst = session(temporary), 0.0
-        for count in (3, 1, 40):
-            given = inputs(count)
-            with torch.no_grad():
-                expected = module(*(torch.from_numpy(value) for value in given.values()))
-            worst = max(worst, _largest_difference(expected, running.run(None, given)))
-        torch.set_flush_denormal(False)
-        _refuse_beyond(worst, wave.name)
+        shapes = tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs)
+        _write_onnx(module, inputs(3), wave.outputs, shapes, temporary)
+        _check(wave.name, temporary, [(module, inputs(count)) for count in (3, 1, 40)])
     return {
         "name": wave.name,
         "file": path.name,

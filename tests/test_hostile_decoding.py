@@ -280,7 +280,10 @@ def test_a_bundle_of_one_frame_size_refuses_files_of_another(cases, tmp_path):
     (bundle / "bundle.json").write_text(json.dumps(content | {"size": [128, 128]}))
     made = tmp_path / "x.mkv"
     told, _ = targets.decode_by_command(case, "onnxruntime", case.file, made, bundle=bundle)
-    assert told.status == 2 and "frames of 128x128 alone, and the file needs 64x64" in told.error
+    assert (
+        told.status == 2
+        and "exported for frames of 128x128 alone, but the video's are 64x64" in told.error
+    )
 
 
 # ---------------------------------------------------------------------- memory

@@ -2,24 +2,28 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
-import hem
-import numpy as np
 import pytest
 import torch
-from reference_fill import picture
-from test_real_bits import make
+from playing import (
+    CODECS,
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    assert_same_video,
+    decode,
+    encode,
+    pictures,
+    save_and_export,
+    write_clip,
+)
 
 import lvc
 from lvc.container import Reader
-from lvc.pictures import as_picture
-from lvc.video import open_sink, open_source
-from prune.export import Size, export_bundle
-from vcodecs import checkpoints
 from vcodecs.__main__ import main
 
-WIDTH, HEIGHT, FRAMES = 100, 72, 5
 WITHOUT_TORCH = """
 import sys
 for name in ("torch", "torchvision", "compressai", "vcodecs", "prune", "distill"):
@@ -33,44 +37,14 @@ sys.exit(main(sys.argv[1:]))
 def folder(tmp_path_factory):
     """A clip, weights of every codec, their bundles, and the clip as coded by each."""
     folder = tmp_path_factory.mktemp("player")
-    with open_sink(folder / "clip.mkv", WIDTH, HEIGHT, 25) as sink:
-        for i in range(FRAMES):
-            sink.write(as_picture(picture(HEIGHT, WIDTH, phase=0.1 * i).numpy()))
-    for name in ("dcvc", "dcvc_hem", "fvc"):
-        codec = make(name)
-        checkpoints.save(codec, folder / f"{name}.safetensors")
-        export_bundle(codec, folder / name, Size(128, 128))
-    intra = hem.lively(hem.INTRA)
-    checkpoints.save(intra, folder / "intra.safetensors")
-    export_bundle(intra, folder / "dcvc_hem" / "intra", Size(128, 128))
-    for name in ("dcvc", "dcvc_hem", "fvc"):
+    write_clip(folder / "clip.mkv")
+    for name in CODECS:
+        save_and_export(name, folder)
         assert encode(folder, name) == 0
     return folder
 
 
-def encode(folder, name, *more, target=None):
-    intra = (
-        f"network:checkpoint={folder / 'intra.safetensors'}" if name == "dcvc_hem" else "lossless"
-    )
-    rate = ["--rate", "1.3"] if name == "dcvc_hem" else []
-    weights = folder / f"{name}.safetensors"
-    common = ["--weights", weights, "--intra", intra, "--intra-period", 3, *rate, *more]
-    target = target or folder / f"{name}.lvc"
-    return main([str(a) for a in ("encode", folder / "clip.mkv", target, *common)])
-
-
-def decode(folder, name, target, *more):
-    intra = ["--intra-weights", folder / "intra.safetensors"] if name == "dcvc_hem" else []
-    given = ["decode", folder / f"{name}.lvc", target, *more, *intra]
-    return main([str(argument) for argument in given])
-
-
-def pictures(path):
-    with open_source(path) as source:
-        return np.stack(list(source))
-
-
-by_codec = pytest.mark.parametrize("name", ["dcvc", "dcvc_hem", "fvc"])
+by_codec = pytest.mark.parametrize("name", CODECS)
 
 
 @by_codec
@@ -83,11 +57,7 @@ def test_torch_and_a_player_without_torch_show_the_same_video(folder, name, tmp_
         list(map(str, command)), capture_output=True, text=True, cwd=Path(lvc.__file__).parents[1]
     )
     assert done.returncode == 0, done.stderr
-    torch_made, player_made = pictures(tmp_path / "torch.mkv"), pictures(tmp_path / "player.mkv")
-    assert torch_made.shape == (FRAMES, 3, HEIGHT, WIDTH)
-    # Pictures are floats until they are shown: now and then one is rounded the other way.
-    difference = np.abs(torch_made.astype(int) - player_made)
-    assert difference.max() <= 1 and difference.mean() < 0.01
+    assert_same_video(tmp_path / "torch.mkv", tmp_path / "player.mkv")
 
 
 @by_codec
@@ -97,10 +67,8 @@ def test_what_onnxruntime_encoded_torch_decodes(folder, name, tmp_path):
     torch.set_flush_denormal(False)
     with Reader(file) as there, Reader(folder / f"{name}.lvc") as here:
         assert [p.digest for p in there.packets()] == [p.digest for p in here.packets()]
-    intra = ["--intra-weights", folder / "intra.safetensors"] if name == "dcvc_hem" else []
     weights = folder / f"{name}.safetensors"
-    given = ["decode", file, tmp_path / "out.mkv", "--weights", weights, *intra]
-    assert main([str(argument) for argument in given]) == 0
+    assert decode(folder, name, tmp_path / "out.mkv", "--weights", weights, source=file) == 0
     assert len(pictures(tmp_path / "out.mkv")) == FRAMES
 
 
@@ -180,3 +148,21 @@ def test_the_player_imports_neither_torch_nor_compressai():
     check = "import sys, lvc.decode, lvc.video; sys.exit('torch' in sys.modules)"
     root = Path(lvc.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", check], cwd=root).returncode == 0
+
+
+def test_memory_does_not_grow_with_the_length_of_the_video(folder, tmp_path):
+    def peak(frames):
+        """Bytes at most, coding and decoding that many frames."""
+        write_clip(tmp_path / "long.mkv", frames)
+        tracemalloc.start()
+        coded = tmp_path / "long.lvc"
+        assert encode(folder, "fvc", source=tmp_path / "long.mkv", target=coded) == 0
+        bundle = ["--bundle", folder / "fvc"]
+        assert decode(folder, "fvc", tmp_path / "out.mkv", *bundle, source=coded) == 0
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(24)  # fills the caches of tables
+    of_a_picture = 4 * 3 * WIDTH * HEIGHT
+    assert peak(24) - peak(6) < 6 * of_a_picture
