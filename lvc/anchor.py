@@ -37,6 +37,7 @@ _SCALING = (
     | Interpolation.BITEXACT
 )
 _RGB = {"colorspace": Colorspace.ITU709, "range": ColorRange.JPEG}
+_PADDING = 64  # FFmpeg's AV_INPUT_BUFFER_PADDING_SIZE
 _LEAST_SIDE = 16  # x265 refuses smaller pictures
 _ENCODERS = {"hevc": "libx265", "h264": "libx264", "lossless": "ffv1"}
 
@@ -269,10 +270,18 @@ def decode(context: av.VideoCodecContext, packets: Iterable[bytes]) -> list[av.V
     frames = []
     try:
         for data in packets:
-            frames += context.decode(av.Packet(data))
+            frames += context.decode(_packet(data))
         return frames + context.decode(None)
     except av.error.FFmpegError as error:
         raise UserError(f"{context.name} data cannot be decoded: {error.strerror}") from error
+
+
+def _packet(data: bytes) -> av.Packet:
+    """Data with the zeros behind it that FFmpeg's decoders count on and PyAV leaves out.
+
+    Without them damaged data is decoded together with whatever lies behind it in memory.
+    """
+    return av.Packet(memoryview(b"".join((data, bytes(_PADDING))))[: len(data)])
 
 
 def picture_to_frame(picture: np.ndarray) -> av.VideoFrame:

@@ -19,6 +19,8 @@ from lvc.tables import PRECISION, Table
 LARGEST = 1 << 30
 """Of escaped symbols; what is further from zero is a sign of damage."""
 BITS_AT_ONCE = 16
+SPARE_BITS = 64
+"""No writer codes more information than its words have bits; from so much more on it is damage."""
 
 Model = constriction.stream.model.Categorical
 
@@ -57,7 +59,7 @@ class Writer:
             if kind == "symbols":
                 _write_symbols(coder, values, *rest)
             elif rarity:
-                coder.encode(values.astype(np.int32), _mark_model(rarity))
+                coder.encode(values.astype(np.int32), model_of(_mark_table(rarity)))
         return bytes([rarity]) + coder.get_compressed().astype("<u4").tobytes()
 
 
@@ -70,13 +72,14 @@ class Reader:
         self._rarity = payload[0]
         words = np.frombuffer(payload, "<u4", offset=1).astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._left = 32.0 * len(words) + SPARE_BITS
 
     def symbols(
         self, values: np.ndarray | None, which: np.ndarray, tables: Sequence[Table]
     ) -> np.ndarray:
         """The next int values (n,); PayloadError where the bits are none of a symbol."""
         try:
-            return _read_symbols(self._coder, which, tables)
+            return self._symbols(which, tables)
         except AssertionError as error:
             raise PayloadError("the payload holds bits that are no symbol") from error
 
@@ -85,7 +88,7 @@ class Reader:
         if not self._rarity:
             return np.zeros(count, bool)
         try:
-            return self._coder.decode(_mark_model(self._rarity), count).astype(bool)
+            return self._entries(_mark_table(self._rarity), count).astype(bool)
         except AssertionError as error:
             raise PayloadError("the payload holds bits that are no mark") from error
 
@@ -94,6 +97,45 @@ class Reader:
         if not self._coder.maybe_exhausted():
             raise PayloadError("the payload is longer than what it codes")
 
+    def _symbols(self, which: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
+        order, runs = _runs(which)
+        values = np.empty(len(which), np.int64)
+        for number, begin, end in runs:
+            table = tables[number]
+            places = self._entries(table, end - begin)
+            own = places.astype(np.int64) + table.first
+            for i in np.flatnonzero(places == table.escape):
+                own[i] = self._escape()
+            values[order[begin:end]] = own
+        return values
+
+    def _escape(self) -> int:
+        bits = self._bits(5)
+        folded = 1 << bits
+        for low in range(0, bits, BITS_AT_ONCE):
+            folded |= self._bits(min(BITS_AT_ONCE, bits - low)) << low
+        folded -= 1
+        value = (folded + 1) // 2
+        if value > LARGEST:
+            raise PayloadError("the payload holds a symbol that no encoder writes")
+        return value if folded % 2 else -value
+
+    def _bits(self, count: int) -> int:
+        self._spend(count)
+        return int(self._coder.decode(_uniform(count), 1)[0])
+
+    def _entries(self, table: Table, count: int) -> np.ndarray:
+        model, bits = _known(table)
+        places = self._coder.decode(model, count)
+        self._spend(float(bits[places].sum()))
+        return places
+
+    def _spend(self, bits: float) -> None:
+        """Behind its last word a payload reads as zeros for ever; nobody is to wait for that."""
+        self._left -= bits
+        if self._left < 0:
+            raise PayloadError("the payload ends before what it codes")
+
 
 def model_of(table: Table) -> Model:
     """What constriction calls a model of exactly these frequencies.
@@ -101,13 +143,18 @@ def model_of(table: Table) -> Model:
     It gives every symbol one unit and shares out the rest in proportion; given each frequency
     less one, the proportion is 1.
     """
-    return _model(table.frequencies.tobytes())
+    return _known(table)[0]
+
+
+def _known(table: Table) -> tuple[Model, np.ndarray]:
+    """The model of a table, and the bits of information that each entry has."""
+    return _of_frequencies(table.frequencies.tobytes())
 
 
 @lru_cache(maxsize=4096)
-def _model(frequencies: bytes) -> Model:
-    shares = np.frombuffer(frequencies, np.int64).astype(np.float64) - 1
-    return Model(shares, perfect=False, lazy=False)
+def _of_frequencies(frequencies: bytes) -> tuple[Model, np.ndarray]:
+    values = np.frombuffer(frequencies, np.int64).astype(np.float64)
+    return Model(values - 1, perfect=False, lazy=False), PRECISION - np.log2(values)
 
 
 def _runs(which: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
@@ -133,19 +180,6 @@ def _write_symbols(coder, values: np.ndarray, which: np.ndarray, tables: Sequenc
             _write_escape(coder, int(value))
 
 
-def _read_symbols(coder, which: np.ndarray, tables: Sequence[Table]) -> np.ndarray:  # noqa: ANN001
-    order, runs = _runs(which)
-    values = np.empty(len(which), np.int64)
-    for number, begin, end in runs:
-        table = tables[number]
-        places = coder.decode(model_of(table), end - begin)
-        own = places.astype(np.int64) + table.first
-        for i in np.flatnonzero(places == table.escape):
-            own[i] = _read_escape(coder)
-        values[order[begin:end]] = own
-    return values
-
-
 def _write_escape(coder, value: int) -> None:  # noqa: ANN001
     """Sign folded in, then an Elias gamma code: the number of bits, and the bits."""
     if abs(value) > LARGEST:
@@ -157,19 +191,6 @@ def _write_escape(coder, value: int) -> None:  # noqa: ANN001
         count = min(BITS_AT_ONCE, bits - low)
         part = folded >> low & (1 << count) - 1
         coder.encode(np.array([part], np.int32), _uniform(count))
-
-
-def _read_escape(coder) -> int:  # noqa: ANN001
-    bits = int(coder.decode(_uniform(5), 1)[0])
-    folded = 1 << bits
-    for low in range(0, bits, BITS_AT_ONCE):
-        count = min(BITS_AT_ONCE, bits - low)
-        folded |= int(coder.decode(_uniform(count), 1)[0]) << low
-    folded -= 1
-    value = (folded + 1) // 2
-    if value > LARGEST:
-        raise PayloadError("the payload holds a symbol that no encoder writes")
-    return value if folded % 2 else -value
 
 
 @lru_cache
@@ -187,6 +208,6 @@ def _rarity(marks: list[np.ndarray]) -> int:
 
 
 @lru_cache
-def _mark_model(rarity: int) -> Model:
+def _mark_table(rarity: int) -> Table:
     rare = 1 << PRECISION - rarity
-    return model_of(Table(np.array([(1 << PRECISION) - rare, rare], np.int64), 0))
+    return Table(np.array([(1 << PRECISION) - rare, rare], np.int64), 0)

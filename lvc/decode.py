@@ -13,7 +13,15 @@ from lvc.errors import UserError
 from lvc.intra import create_pictures
 from lvc.packets import DamageError
 from lvc.pictures import round_up
-from lvc.player import CodedPictures, IntraDecoder, NetworkPictures, Player, check_weights
+from lvc.player import (
+    MOST_PIXELS,
+    CodedPictures,
+    IntraDecoder,
+    NetworkPictures,
+    Player,
+    check_size,
+    check_weights,
+)
 from lvc.program import Networks
 from lvc.video import open_sink
 
@@ -33,7 +41,10 @@ def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, Intr
     check_weights(header.weights, networks.identity, what)
     if "weights" not in header.intra:
         spec = header.intra["codec"] + (f":{o}" if (o := header.intra.get("options")) else "")
-        return networks, CodedPictures(create_pictures(spec))
+        try:
+            return networks, CodedPictures(create_pictures(spec))
+        except UserError as error:
+            raise UserError(f"the file's I frames: {error}") from error
     inner, what = intra()
     check_weights(header.intra["weights"], inner.identity, what)
     return networks, NetworkPictures(inner)
@@ -55,11 +66,18 @@ def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, I
 
 
 def decode_file(
-    source: Path, target: Path, opener: Callable[[Header], tuple[Networks, IntraDecoder]]
+    source: Path,
+    target: Path,
+    opener: Callable[[Header], tuple[Networks, IntraDecoder]],
+    most_pixels: int = MOST_PIXELS,
 ) -> None:
-    """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told."""
+    """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told.
+
+    UserError, before anything is opened, where a picture has more than `most_pixels`.
+    """
     with Reader(source) as reader:
         header = reader.header
+        check_size(header, source, most_pixels)
         networks, intra = opener(header)
         progress = Progress(reader.frames)
         with open_sink(target, header.width, header.height, Fraction(*header.fps)) as sink:
@@ -153,13 +171,22 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     decode.add_argument("target", type=Path, metavar="OUT", help=".y4m, .mkv, .mp4 or a folder")
     decode.add_argument("--bundle", type=Path, help="folder of ONNX graphs, run by onnxruntime")
     decode.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: all)")
+    decode.add_argument(
+        "--most-pixels",
+        type=int,
+        default=MOST_PIXELS,
+        help="refuse larger pictures, which take much memory (default 4096x2304: %(default)s)",
+    )
     shown = commands.add_parser("info", help="say what an .lvc file holds")
     shown.add_argument("source", type=Path, metavar="IN.lvc")
     return decode
 
 
 def exit_status(command: Callable[[], None]) -> int:
-    """Run a command: 0, 2 where the user can put something right (one line says what), 130."""
+    """Run a command: 0, 2 where the user can put something right (one line says what), 130.
+
+    Memory that does not suffice counts as such.
+    """
     try:
         command()
     except KeyboardInterrupt:
@@ -167,7 +194,18 @@ def exit_status(command: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        print("error: there is not enough memory for pictures of this size", file=sys.stderr)
+        return 2
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of numpy, or of torch and onnxruntime, which have no exception of one kind for it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -185,4 +223,9 @@ def _carry_out(given: argparse.Namespace) -> None:
         return
     if given.bundle is None:
         raise UserError("--bundle: give the folder of ONNX graphs that decodes the file")
-    decode_file(given.source, given.target, lambda h: open_bundle(given.bundle, h, given.threads))
+    decode_file(
+        given.source,
+        given.target,
+        lambda h: open_bundle(given.bundle, h, given.threads),
+        given.most_pixels,
+    )

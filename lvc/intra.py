@@ -136,5 +136,5 @@ def _options(spec: str, rest: str, known: tuple[str, ...]) -> dict[str, int | st
         if key not in known or not equals or not value:
             allowed = ", ".join(f"{option}=..." for option in known) or "none"
             raise UserError(f"intra codec {spec!r}: option {part!r} is unknown; options: {allowed}")
-        options[key] = int(value) if value.lstrip("-").isdecimal() else value
+        options[key] = int(value) if value.removeprefix("-").isdecimal() else value
     return options

@@ -3,17 +3,22 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from lvc.coder import PayloadError
-from lvc.container import Reader
+from lvc.container import Header, Reader
 from lvc.errors import UserError
 from lvc.intra import PictureCoder
 from lvc.packets import DamageError, Packet
 from lvc.pictures import as_float, as_picture, padded, round_up
 from lvc.program import Networks, Tensors, decompress
+from lvc.rates import RateError
+
+MOST_PIXELS = 4096 * 2304
+"""Of a picture, unless the user allows more: what a few bytes can make a player allocate."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,10 @@ class CodedPictures:
     def decode(
         self, payload: bytes, height: int, width: int, rate: float | None
     ) -> tuple[np.ndarray, int]:
-        picture = self.coder.decompress(payload, height, width)
+        try:
+            picture = self.coder.decompress(payload, height, width)
+        except UserError as error:
+            raise PayloadError(str(error)) from error
         return as_float(picture), digest({"picture": picture})
 
 
@@ -79,11 +87,7 @@ class Player:
         for packet in self.reader.packets(start):
             picture, found = self._decode(packet, height, width)
             if packet.digest is not None and packet.digest != found:
-                raise self._damage(
-                    packet,
-                    "it decodes to other symbols than were coded: a network's results differ by "
-                    f"more than the file's margin of {self.reader.header.margin:g}",
-                )
+                raise self._damage(packet, self._mismatch(packet))
             if packet.frame >= start:
                 bits = 8 * packet.length
                 yield Shown(packet.frame, packet.kind, as_picture(picture), bits)
@@ -98,11 +102,33 @@ class Player:
             coded = decompress(self.networks, packet.payload, self._before, size, packet.rate)
             self._before = coded.following
             return self._before["reference"][..., :height, :width], digest(coded.symbols)
-        except PayloadError as error:
+        except (PayloadError, RateError) as error:
             raise self._damage(packet, str(error)) from error
+
+    def _mismatch(self, packet: Packet) -> str:
+        if packet.kind == "I" and "weights" not in self.reader.header.intra:
+            return "it decodes to another picture than was coded"
+        return (
+            "it decodes to other symbols than were coded: the payload is damaged, or a network's "
+            f"results differ by more than the file's margin of {self.reader.header.margin:g}"
+        )
 
     def _damage(self, packet: Packet, problem: str) -> DamageError:
         return DamageError(self.reader.path, packet.frame, packet.offset, problem)
+
+
+def check_size(header: Header, path: Path, most: int) -> None:
+    """UserError where pictures of a file have more than `most` pixels.
+
+    A payload of a few bytes may hold pictures of any size, and the networks need hundreds of bytes
+    for each pixel: who plays a stranger's file is to choose that.
+    """
+    pixels = header.width * header.height
+    if pixels > most:
+        raise UserError(
+            f"{path}: its pictures are {header.width}x{header.height}, more than {most} pixels: "
+            f"if there is memory for that, give --most-pixels {pixels}"
+        )
 
 
 def check_weights(needed: str, given: str, what: str) -> None:

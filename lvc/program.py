@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from lvc.coder import Reader
+from lvc.coder import PayloadError, Reader
+from lvc.errors import UserError
 from lvc.indices import Coder, levels, sixteenths, split
 from lvc.tables import LEVELS, OFFSETS, Distribution, Table, scale_table
 from lvc.wavefront import waves
@@ -119,6 +120,8 @@ def decompress(
     reader = Reader(payload)
     coded = code_frame(networks, reader, before, size, rate)
     reader.finish()
+    if not np.isfinite(coded.following["reference"]).all():
+        raise PayloadError("it decodes to a picture with values that are no numbers")
     return coded
 
 
@@ -134,7 +137,7 @@ class _Frame:
     ) -> None:
         self.networks, self.coder, self.rate, self.analysis = networks, coder, rate, analysis
         self.size = size
-        self.tensors = dict(before)
+        self.tensors = _Known(before)
         self.behind_intra = not any(name.startswith("previous_") for name in before)
         self.sought: Tensors = {}
         """The encoder's latents, which the symbols are made of."""
@@ -173,7 +176,7 @@ class _Frame:
 
     def _run(self, step: Step) -> None:
         graph = step.after_intra if self.behind_intra and step.after_intra else step.name
-        self.tensors |= self.networks.run(graph, self._with_nothing_before())
+        self.tensors.update(self.networks.run(graph, self._with_nothing_before()))
 
     def _with_nothing_before(self) -> Tensors:
         """Behind an I frame the latents of the frame before are zero."""
@@ -242,7 +245,8 @@ class _Frame:
 
         read(first, mean, scale)
         decoded = np.where(first, symbols + mean, np.float32(0))
-        made = networks.run(step.graph, self.tensors | {f"{step.name}_first": decoded})
+        with_first = _Known(self.tensors, **{f"{step.name}_first": decoded})
+        made = networks.run(step.graph, with_first)
         later, scales = (made[f"{step.name}_second_{part}"] for part in ("mean", "scale"))
         read(~first, later, scales)
         decoded = np.where(first, decoded, symbols + later)
@@ -284,7 +288,17 @@ class _Frame:
         self.tensors[name] = symbols.astype(np.float32)
 
 
-class _Zeros(dict):
+class _Known(dict):
+    """Tensors by name; to ask for one that is not there is a mistake of the networks."""
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise UserError(
+            f"the networks need {name!r}, which nothing before them makes: they decode other "
+            "frames than these, or their bundle is damaged"
+        )
+
+
+class _Zeros(_Known):
     """Tensors of a frame behind an I frame, where latents of the frame before are zero."""
 
     def __init__(self, tensors: Tensors, networks: Networks, grid: tuple[int, int]) -> None:
@@ -293,7 +307,7 @@ class _Zeros(dict):
 
     def __missing__(self, name: str) -> np.ndarray:
         if not name.startswith("previous_"):
-            raise KeyError(name)
+            return super().__missing__(name)
         channels = self._networks.channels(name.removeprefix("previous_"))
         return np.zeros((1, channels, *self._grid), np.float32)
 

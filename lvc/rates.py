@@ -5,14 +5,18 @@ import numpy as np
 from lvc.errors import UserError
 
 
+class RateError(UserError):
+    """A rate that a codec does not have."""
+
+
 def rate_factor(points: np.ndarray, rate: float | None) -> np.ndarray:
     """(1, 1, 1, 1) at `rate`, 0 ... len(points) - 1: log-linear between the points (R,).
 
-    UserError for a missing rate, or one out of range.
+    RateError for a missing rate, or one out of range.
     """
     last = points.size - 1
     if rate is None or not 0 <= rate <= last:
-        raise UserError(f"rate {rate}: this codec takes one from 0 to {last}")
+        raise RateError(f"rate {rate}: this codec takes one from 0 to {last}")
     points = np.maximum(points.astype(np.float32).ravel(), np.float32(0.01))
     low = min(int(rate), len(points) - 2) if len(points) > 1 else 0
     part = np.float32(rate - low)
