@@ -121,7 +121,7 @@ def _decode(given: argparse.Namespace) -> None:
             lambda: by_torch(header, given.intra_weights),
         )
 
-    decode_file(given.source, given.target, opener, given.most_pixels)
+    decode_file(given.source, given.target, opener, given)
 
 
 def _info(given: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 from lvc.bundle import BundleNetworks
@@ -69,20 +70,24 @@ def decode_file(
     source: Path,
     target: Path,
     opener: Callable[[Header], tuple[Networks, IntraDecoder]],
-    most_pixels: int = MOST_PIXELS,
+    given: argparse.Namespace,
 ) -> None:
     """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told.
 
-    UserError, before anything is opened, where a picture has more than `most_pixels`.
+    `given`: the options of `add_commands`. UserError, before anything is opened, where a picture
+    has more than `most_pixels` or there is no frame `start`.
     """
     with Reader(source) as reader:
         header = reader.header
-        check_size(header, source, most_pixels)
+        check_size(header, source, given.most_pixels)
+        _check_part(given, reader)
         networks, intra = opener(header)
-        progress = Progress(reader.frames)
+        left = None if reader.frames is None else reader.frames - given.start
+        progress = Progress(min(filter(None, (left, given.frames)), default=None))
         with open_sink(target, header.width, header.height, Fraction(*header.fps)) as sink:
             try:
-                for shown in Player(reader, networks, intra).pictures():
+                shown_frames = Player(reader, networks, intra).pictures(given.start)
+                for shown in islice(shown_frames, given.frames):
                     sink.write(shown.picture)
                     progress.step(shown.bits, header.width * header.height)
             except DamageError:
@@ -93,6 +98,13 @@ def decode_file(
                 progress.end()
         if not reader.complete:
             print(f"{source}: has no index, its encoding was cut short", file=sys.stderr)
+
+
+def _check_part(given: argparse.Namespace, reader: Reader) -> None:
+    if given.start < 0 or (given.frames is not None and given.frames < 1):
+        raise UserError("--start counts frames from 0, --frames from 1")
+    if reader.frames is not None and given.start >= reader.frames:
+        raise UserError(f"--start {given.start}: {reader.path} has {reader.frames} frames")
 
 
 def info(source: Path) -> str:
@@ -172,6 +184,10 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     decode.add_argument("--bundle", type=Path, help="folder of ONNX graphs, run by onnxruntime")
     decode.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: all)")
     decode.add_argument(
+        "--start", type=int, default=0, help="first frame to show, from 0 (seeks its I frame)"
+    )
+    decode.add_argument("--frames", type=int, help="at most so many")
+    decode.add_argument(
         "--most-pixels",
         type=int,
         default=MOST_PIXELS,
@@ -227,5 +243,5 @@ def _carry_out(given: argparse.Namespace) -> None:
         given.source,
         given.target,
         lambda h: open_bundle(given.bundle, h, given.threads),
-        given.most_pixels,
+        given,
     )

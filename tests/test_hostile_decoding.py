@@ -171,7 +171,7 @@ def test_a_few_bytes_that_claim_large_pictures_cost_no_networks(cases):
     networks.run = None
     tracemalloc.start()
     try:
-        with pytest.raises(PayloadError, match="ends before what it codes|bits that are no"):
+        with pytest.raises(PayloadError, match=r"ends before what it codes|bits that are no"):
             NetworkPictures(networks).decode(payload, 2304, 4096, 1.0)
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:

@@ -5,6 +5,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from playing import (
@@ -70,6 +71,24 @@ def test_what_onnxruntime_encoded_torch_decodes(folder, name, tmp_path):
     weights = folder / f"{name}.safetensors"
     assert decode(folder, name, tmp_path / "out.mkv", "--weights", weights, source=file) == 0
     assert len(pictures(tmp_path / "out.mkv")) == FRAMES
+
+
+@pytest.mark.parametrize(("start", "frames"), [(0, 2), (2, 9), (3, 1), (4, 1)])
+def test_decoding_can_start_at_any_frame(folder, start, frames, tmp_path):
+    weights = ["--weights", folder / "fvc.safetensors"]
+    assert decode(folder, "fvc", tmp_path / "whole.mkv", *weights) == 0
+    part = ["--start", start, "--frames", frames]
+    assert decode(folder, "fvc", tmp_path / "part.mkv", *weights, *part) == 0
+    expected = pictures(tmp_path / "whole.mkv")[start : start + frames]
+    assert np.array_equal(pictures(tmp_path / "part.mkv"), expected)
+
+
+@pytest.mark.parametrize("part", [["--start", -1], ["--start", FRAMES], ["--frames", 0]])
+def test_a_part_that_is_not_there_is_told(folder, part, tmp_path, capsys):
+    weights = ["--weights", folder / "fvc.safetensors"]
+    assert decode(folder, "fvc", tmp_path / "x.mkv", *weights, *part) == 2
+    assert part[0] in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @by_codec
