@@ -11,9 +11,9 @@ from reference_fill import picture
 from torch import nn
 
 import vcodecs
+from lvc.rates import SMALLEST_SCALE
 from vcodecs import Reference, UserError
 from vcodecs.dcvc_hem.prior import (
-    SMALLEST_SCALE,
     SMALLEST_STEP,
     Parameters,
     first_fields,

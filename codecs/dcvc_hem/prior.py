@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lvc.errors import UserError
+from lvc.rates import SMALLEST_SCALE
 from vcodecs.dcvc_hem.blocks import activated
 from vcodecs.entropy import noisy, rounded
 from vcodecs.layers import conv
@@ -24,8 +25,6 @@ RATES = (0.0, 1.0, 2.0, 3.0)
 """The rate points, from the fewest bits on."""
 SMALLEST_STEP = 0.5
 """Bound of both the channels' and the elements' factors."""
-SMALLEST_SCALE = 0.01
-"""Of a rate point's factor, as in the official bitstream."""
 
 
 class Parameters(NamedTuple):
