@@ -120,7 +120,7 @@ class Compressed:
 
     @cached_property
     def estimate(self) -> float:
-        """The bits that the distributions promise, without tables, marks and headers."""
+        """The bits that the distributions promise: no rounding of tables, no marks, no headers."""
         return _estimate(self.networks, self.coded)
 
 
@@ -158,19 +158,25 @@ def _estimate(networks: TorchNetworks, coded: CodedTensors) -> float:
         symbols = coded.symbols[f"{stream}_hyper"]
         symbols = symbols.reshape(symbols.shape[1], -1)
         likelihood = cdf(prior, symbols + 0.5) - cdf(prior, symbols - 0.5)
-        bits += _information(torch.from_numpy(likelihood))
+        bits += _information(torch.from_numpy(likelihood), torch.from_numpy(np.abs(symbols)))
     for part in (part for parts in coded.predicted.values() for part in parts):
         distance = torch.from_numpy(part.symbols - part.mean.astype(np.float64)).abs()
         scale = torch.from_numpy(part.scale).double().clamp(min=SMALLEST_SCALE)
         kind = Laplace if part.distribution == "laplace" else Normal
         below = kind(torch.zeros_like(scale), scale, validate_args=False).cdf
         # The lower tail keeps its digits where the upper one has none left.
-        bits += _information(below(0.5 - distance) - below(-0.5 - distance))
+        bits += _information(below(0.5 - distance) - below(-0.5 - distance), distance)
     return bits
 
 
-def _information(likelihood: Tensor) -> float:
-    return float(-torch.log2(likelihood.clamp(min=2.0**-PRECISION)).sum())
+def _information(likelihood: Tensor, distance: Tensor) -> float:
+    """Bits of symbols so likely and so far from what was expected.
+
+    What is too unlikely for a table (some likelihoods are none in float64) escapes, which costs
+    the escape's 24 bits and the number itself (docs/bitstream.md, section 6.3).
+    """
+    number = 5 + torch.floor(torch.log2(2 * distance.round() + 1))
+    return float(torch.minimum(-torch.log2(likelihood), PRECISION + number).sum())
 
 
 def can_code(codec: nn.Module) -> bool:

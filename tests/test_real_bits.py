@@ -101,8 +101,10 @@ def test_onnxruntime_reads_the_same_symbols_and_shows_the_same_picture(codec, co
 
 
 def test_real_bits_are_near_what_the_distributions_promise(coded):
-    for made, _, _ in coded:  # made-up weights leave many symbols far from what is expected
-        assert made.estimate / 8 - 16 <= len(made.payload) <= 1.3 * made.estimate / 8 + 64
+    for made, _, _ in coded:
+        # Made-up weights leave many symbols far from what is expected; tables give those of less
+        # than 2^-24 a little more than they deserve.
+        assert 0.99 * made.estimate / 8 - 16 <= len(made.payload) <= 1.1 * made.estimate / 8 + 64
 
 
 @pytest.mark.parametrize(("weights", "rate"), [("dcvc_small", None), ("dcvc_hem_small", 0.5)])
