@@ -80,6 +80,7 @@ class Codec:
     def __init__(self, run, kind):
         step, bundle = {"dense": ("teacher", "onnx_dense"), "sparse": ("finetune", "onnx")}[kind]
         self.run, self.kind, self.folder = run.name, kind, run / bundle
+        self.bundles = {}
         self.torch = TorchNetworks(codec_of(run / step / "weights.safetensors"))
         self.spec = load_report(run / "report.json").recipe["evaluate"]["intra"]
         name, _, options = self.spec.partition(":")
@@ -103,15 +104,19 @@ class Codec:
 
     def networks(self, party):
         """Those of P frames and of learned I frames, at the party's number of threads."""
-        runtime, threads = party[:-1], int(party[-1])
         torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
-        if runtime == "torch":
+        torch.set_num_threads(int(party[-1]))
+        if party.startswith("torch"):
             return self.torch, self.torch_intra if self.learned else None
-        inside = (
-            BundleNetworks(self.folder / INTRA_FOLDER, threads=threads) if self.learned else None
-        )
-        return BundleNetworks(self.folder, threads=threads), inside
+        if party not in self.bundles:
+            self.bundles[party] = self.bundle(int(party[-1]))
+        return self.bundles[party]
+
+    def bundle(self, threads):
+        """The bundle, and that of its learned I frames; sessions stay open from file to file."""
+        inside = self.folder / INTRA_FOLDER
+        intra = BundleNetworks(inside, threads=threads) if self.learned else None
+        return BundleNetworks(self.folder, threads=threads), intra
 
 
 def encode(codec, clip, frames, fps, rate, sender, path):
