@@ -32,6 +32,8 @@ class PayloadError(UserError):
 class Writer:
     """Collects what one packet holds; `finish` codes it."""
 
+    reads = False
+
     def __init__(self) -> None:
         self._marks: list[np.ndarray] = []
         self._pending: list[tuple[str, np.ndarray, tuple]] = []
@@ -66,6 +68,8 @@ class Writer:
 class Reader:
     """Reads a payload back, in the same order and with the same tables."""
 
+    reads = True
+
     def __init__(self, payload: bytes) -> None:
         if not payload or payload[0] > PRECISION - 1 or (len(payload) - 1) % 4:
             raise PayloadError("the payload is not what an encoder writes")
@@ -99,14 +103,17 @@ class Reader:
 
     def _symbols(self, which: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
         order, runs = _runs(which)
-        values = np.empty(len(which), np.int64)
+        ordered = np.empty(len(which), np.int64)
         for number, begin, end in runs:
             table = tables[number]
             places = self._entries(table, end - begin)
-            own = places.astype(np.int64) + table.first
-            for i in np.flatnonzero(places == table.escape):
-                own[i] = self._escape()
-            values[order[begin:end]] = own
+            ordered[begin:end] = places
+            ordered[begin:end] += table.first
+            if places.max() == table.escape:
+                for i in np.flatnonzero(places == table.escape):
+                    ordered[begin + i] = self._escape()
+        values = np.empty_like(ordered)
+        values[order] = ordered
         return values
 
     def _escape(self) -> int:
@@ -146,14 +153,10 @@ def model_of(table: Table) -> Model:
     return _known(table)[0]
 
 
+@lru_cache(maxsize=4096)
 def _known(table: Table) -> tuple[Model, np.ndarray]:
     """The model of a table, and the bits of information that each entry has."""
-    return _of_frequencies(table.frequencies.tobytes())
-
-
-@lru_cache(maxsize=4096)
-def _of_frequencies(frequencies: bytes) -> tuple[Model, np.ndarray]:
-    values = np.frombuffer(frequencies, np.int64).astype(np.float64)
+    values = table.frequencies.astype(np.float64)
     return Model(values - 1, perfect=False, lazy=False), PRECISION - np.log2(values)
 
 
@@ -163,9 +166,9 @@ def _runs(which: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
         return which, []
     order = np.argsort(which, kind="stable")
     ordered = which[order]
-    begins = np.flatnonzero(np.diff(ordered, prepend=-1))
-    ends = np.append(begins[1:], len(ordered))
-    return order, [(int(ordered[b]), int(b), int(e)) for b, e in zip(begins, ends, strict=True)]
+    borders = (np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()
+    begins, ends = [0, *borders], [*borders, len(ordered)]
+    return order, list(zip(ordered[begins].tolist(), begins, ends, strict=True))
 
 
 def _write_symbols(coder, values: np.ndarray, which: np.ndarray, tables: Sequence[Table]) -> None:  # noqa: ANN001

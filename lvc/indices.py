@@ -23,18 +23,21 @@ Coder = Writer | Reader
 
 def levels(coder: Coder, scale: np.ndarray, margin: float) -> np.ndarray:
     """The tables' levels (n,), 0 ... LEVELS - 1, of predicted scales (n,)."""
-    safe = np.clip(np.nan_to_num(scale.astype(np.float64)), 0.0, 1e6)
+    safe = np.fmin(np.fmax(scale.astype(np.float64), 0.0), 1e6)  # what is no number becomes 0
     place = PER_OCTAVE * np.log2((safe + SHIFT) / (SMALLEST_SCALE + SHIFT))
     # Beyond the ends there is no border; -0.5 keeps clear of the one below level 0.
     # What nobody writes, a mark there, is not to leave the tables either.
-    found = nearest(coder, np.clip(place, -0.25, LEVELS - 0.75), margin)
-    return np.clip(found, 0, LEVELS - 1)
+    found = nearest(coder, np.maximum(np.minimum(place, LEVELS - 0.75), -0.25), margin)
+    return np.maximum(np.minimum(found, LEVELS - 1), 0)
 
 
 def sixteenths(coder: Coder, mean: np.ndarray, margin: float) -> np.ndarray:
     """Predicted means (n,) as whole numbers of sixteenths."""
-    safe = np.clip(np.nan_to_num(mean.astype(np.float64)), -LARGEST_MEAN, LARGEST_MEAN)
-    # Large means differ by more: float32 is relative. The decoder needs no margin.
+    safe = np.where(np.isnan(mean), 0.0, mean.astype(np.float64))
+    safe = np.maximum(np.minimum(safe, LARGEST_MEAN), -LARGEST_MEAN)
+    if coder.reads:
+        return nearest(coder, OFFSETS * safe, margin)
+    # Large means differ by more: float32 is relative.
     wider = np.maximum(margin, np.minimum(margin * np.abs(safe), WIDEST_MARGIN))
     return nearest(coder, OFFSETS * safe, wider)
 
@@ -51,5 +54,6 @@ def nearest(coder: Coder, value: np.ndarray, margin: float | np.ndarray) -> np.n
     Equal on both sides as long as their values differ by less than `margin`, which is below 1/4.
     """
     lower = np.floor(value)
-    marked = coder.marks(np.abs(value - lower - 0.5) < margin, value.size)
+    near = None if coder.reads else np.abs(value - lower - 0.5) < margin
+    marked = coder.marks(near, value.size)
     return np.where(marked, lower + 1, np.floor(value + 0.5)).astype(np.int64)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from lvc.coder import PayloadError, Reader
 from lvc.errors import UserError
@@ -210,18 +211,20 @@ class _Frame:
         """
         networks, name = self.networks, latent_of(step.name)
         grid = self._grid(16)
-        known = {key: value[0] for key, value in self.tensors.items() if value.shape[2:] == grid}
+        known = {
+            key: np.ascontiguousarray(value[0].transpose(1, 2, 0))
+            for key, value in self.tensors.items()
+            if value.shape[2:] == grid
+        }
         sought = None if self.analysis is None else self.sought[name][0]
         symbols = np.zeros((1, networks.channels(name), *grid), np.float32)
         padded = np.pad(symbols[0], ((0, 0), (2, 0), (2, 2)))
+        patches = sliding_window_view(padded, (3, 5), axis=(1, 2))
         decoded = padded[:, 2:, 2:-2]
         for rows, columns in waves(*grid):
-            pairs = zip(rows, columns, strict=True)
-            patches = np.stack([padded[:, y : y + 3, x : x + 5] for y, x in pairs])
-            given = {
-                key: value[:, rows, columns].T[..., None, None] for key, value in known.items()
-            }
-            made = networks.run(step.graph, given | {f"{name}_patch": patches})
+            given = {key: value[rows, columns, :, None, None] for key, value in known.items()}
+            given[f"{name}_patch"] = patches[:, rows, columns].swapaxes(0, 1)
+            made = networks.run(step.graph, given)
             mean, scale = (made[f"{step.name}_{part}"][..., 0, 0].T for part in ("mean", "scale"))
             found = sixteenths(self.coder, mean.ravel(), networks.margin).reshape(mean.shape)
             mean = (found / OFFSETS).astype(np.float32)

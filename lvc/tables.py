@@ -30,9 +30,12 @@ NEGLIGIBLE = 2.0**-25
 DIGITS = 40
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """Frequencies (n,) of the symbols `first`, `first` + 1, ...; the last one is the escape."""
+    """Frequencies (n,) of the symbols `first`, `first` + 1, ...; the last one is the escape.
+
+    A table equals itself alone, so that what is made of it can be kept by it.
+    """
 
     frequencies: np.ndarray
     first: int
