@@ -36,6 +36,7 @@ from vcodecs.layers import (
     beside,
     conv,
     deconv,
+    in_one_row,
 )
 from vcodecs.motion import SpyNet, warp
 
@@ -269,16 +270,16 @@ class DCVC(VideoCodec):
             waves=(
                 WaveGraph(
                     "motion_wave",
-                    lambda codec, prior, patch: codec._motion_from(
-                        prior, beside(codec.auto_regressive_mv, patch)
+                    lambda codec, prior, patch: in_one_row(
+                        codec._motion_from, prior, beside(codec.auto_regressive_mv, patch)
                     ),
                     {"motion_prior": motion_prior, "motion_latent_patch": motion.in_channels},
                     ("motion_mean", "motion_scale"),
                 ),
                 WaveGraph(
                     "latent_wave",
-                    lambda codec, temporal, prior, patch: codec._latent_from(
-                        temporal, prior, beside(codec.auto_regressive, patch)
+                    lambda codec, temporal, prior, patch: in_one_row(
+                        codec._latent_from, temporal, prior, beside(codec.auto_regressive, patch)
                     ),
                     {
                         "temporal_prior": self.temporalPriorEncoder[6].out_channels,

@@ -1,6 +1,7 @@
 """Layers that several codecs share, with the official state-dict names."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,16 @@ def beside(layer: nn.Conv2d, patch: Tensor) -> Tensor:
     `patch`: (n, C, 3, 5), two rows above and the position's own, the position in the middle.
     """
     weight = layer.weight * layer.mask if isinstance(layer, MaskedConv) else layer.weight
-    return F.conv2d(patch, weight[:, :, :3], layer.bias)
+    # One matrix product for all positions; as n small pictures they would be n of them.
+    return F.linear(patch.flatten(1), weight[:, :, :3].flatten(1), layer.bias)[..., None, None]
+
+
+def in_one_row(
+    function: Callable[..., tuple[Tensor, ...]], *positions: Tensor
+) -> tuple[Tensor, ...]:
+    """`function`, of 1x1 layers, on single positions (n, C, 1, 1): one product for all of them."""
+    made = function(*(tensor.transpose(0, 2) for tensor in positions))
+    return tuple(tensor.transpose(0, 2) for tensor in made)
 
 
 class SubpelConv(nn.Sequential):

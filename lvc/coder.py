@@ -164,7 +164,8 @@ def _runs(which: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Order that sorts by table, and (table, begin, end) of every run in it."""
     if not len(which):
         return which, []
-    order = np.argsort(which, kind="stable")
+    # NumPy sorts numbers of 16 bits by counting, which is several times faster.
+    order = np.argsort(which.astype(np.min_scalar_type(int(which.max()))), kind="stable")
     ordered = which[order]
     borders = (np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()
     begins, ends = [0, *borders], [*borders, len(ordered)]
