@@ -33,6 +33,15 @@ def save_and_export(name, folder):
         export_bundle(intra, folder / name / "intra", Size(128, 128))
 
 
+def make_coded(folder, *names):
+    """The clip, and for each codec its weights, its bundle and NAME.lvc."""
+    write_clip(folder / "clip.mkv")
+    for name in names:
+        save_and_export(name, folder)
+        assert encode(folder, name) == 0
+    return folder
+
+
 def encode(folder, name, *more, source=None, target=None):
     """NAME.lvc of the clip, with torch; the exit status."""
     intra = (

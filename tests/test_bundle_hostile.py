@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from playing import HEIGHT, WIDTH, encode, pictures, save_and_export, write_clip
+from playing import HEIGHT, WIDTH, make_coded, pictures
 
 from lvc.bundle import BundleNetworks, read_bundle
 from lvc.container import Header, Reader, Writer
@@ -62,11 +62,7 @@ class Forged:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     """fvc: a bundle; fvc.lvc: what it decodes."""
-    folder = tmp_path_factory.mktemp("video")
-    write_clip(folder / "clip.mkv")
-    save_and_export("fvc", folder)
-    assert encode(folder, "fvc") == 0
-    return folder
+    return make_coded(tmp_path_factory.mktemp("video"), "fvc")
 
 
 @pytest.fixture(scope="module")

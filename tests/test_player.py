@@ -16,8 +16,8 @@ from playing import (
     assert_same_video,
     decode,
     encode,
+    make_coded,
     pictures,
-    save_and_export,
     write_clip,
 )
 
@@ -37,12 +37,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A clip, weights of every codec, their bundles, and the clip as coded by each."""
-    folder = tmp_path_factory.mktemp("player")
-    write_clip(folder / "clip.mkv")
-    for name in CODECS:
-        save_and_export(name, folder)
-        assert encode(folder, name) == 0
-    return folder
+    return make_coded(tmp_path_factory.mktemp("player"), *CODECS)
 
 
 by_codec = pytest.mark.parametrize("name", CODECS)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
-from playing import assert_same_video, decode, encode, save_and_export, write_clip
+from playing import assert_same_video, decode, make_coded
 
 import lvc
 
@@ -118,11 +118,7 @@ def test_the_distribution_holds_every_module_of_the_player_and_nothing_else(alon
 
 @pytest.fixture(scope="module")
 def coded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("coded")
-    write_clip(folder / "clip.mkv")
-    save_and_export("fvc", folder)
-    assert encode(folder, "fvc") == 0
-    return folder
+    return make_coded(tmp_path_factory.mktemp("coded"), "fvc")
 
 
 def test_alone_it_plays_what_torch_coded(alone, coded, tmp_path):
