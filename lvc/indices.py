@@ -25,7 +25,7 @@ def levels(coder: Coder, scale: np.ndarray, margin: float) -> np.ndarray:
     """The tables' levels (n,), 0 ... LEVELS - 1, of predicted scales (n,)."""
     safe = np.fmin(np.fmax(scale.astype(np.float64), 0.0), 1e6)  # what is no number becomes 0
     place = PER_OCTAVE * np.log2((safe + SHIFT) / (SMALLEST_SCALE + SHIFT))
-    # Beyond the ends there is no border; -0.5 keeps clear of the one below level 0.
+    # Beyond the ends there is no border: a quarter short of where one would be nothing is marked.
     # What nobody writes, a mark there, is not to leave the tables either.
     found = nearest(coder, np.maximum(np.minimum(place, LEVELS - 0.75), -0.25), margin)
     return np.maximum(np.minimum(found, LEVELS - 1), 0)
@@ -35,9 +35,7 @@ def sixteenths(coder: Coder, mean: np.ndarray, margin: float) -> np.ndarray:
     """Predicted means (n,) as whole numbers of sixteenths."""
     safe = np.where(np.isnan(mean), 0.0, mean.astype(np.float64))
     safe = np.maximum(np.minimum(safe, LARGEST_MEAN), -LARGEST_MEAN)
-    if coder.reads:
-        return nearest(coder, OFFSETS * safe, margin)
-    # Large means differ by more: float32 is relative.
+    # Large means differ by more: float32 is relative. A reader needs no margin.
     wider = np.maximum(margin, np.minimum(margin * np.abs(safe), WIDEST_MARGIN))
     return nearest(coder, OFFSETS * safe, wider)
 
