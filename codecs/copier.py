@@ -1,8 +1,10 @@
-"""Initial weights with which a small DCVC shows the reference before it is trained."""
+"""Initial weights with which DCVC is a classical codec before it is trained."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vcodecs.klt import COLOURS, FAINT, RESIDUAL, analyse, cascade, synthesise
+from vcodecs.layers import GDN, ActivatedResBlock, SubpelConv
 from vcodecs.motion import SpyNet
 
 DIFFERENCE_GAIN = 6.0
@@ -18,18 +20,22 @@ GAINS = {
 }
 """Gain of a layer; `ACTIVATED` where nothing is said. IGDN multiplies what is large, so
 chains of it have to start below one."""
+LATENT_GAIN = 10.0
+"""Of the latent: its coefficients are quantised by 1/10, about right at a lambda of 1024."""
+NORMALISATION = 0.01
+"""The diagonal of GDN's gamma where a transform passes: what is small passes unchanged."""
 
 
 @torch.no_grad()
 def start_as_copier(codec: nn.Module) -> None:
-    """Initial weights with which the decoded picture is the reference itself.
+    """Initial weights with which the decoded picture is the reference and the residual to it.
 
     The flow starts at zero, the first three feature channels carry the colours of the reference
     through to the picture, and both analysis networks see a difference: the flow network that of
-    the pictures, the contextual encoder that of frame and context. All other layers keep the
-    variance of what passes them, so that latents start at about one and survive the rounding.
-    Training then begins at the quality of frame repetition instead of at noise, and every step
-    is spent on what moves. (Our own; docs/decisions.md.)
+    the pictures, the contextual encoder that of frame and context, which it takes through the
+    stages of a classical transform. All other layers keep the variance of what passes them.
+    Training then begins at the quality of a codec without motion instead of at noise, and every
+    step is spent on what moves. (Our own; docs/decisions.md.)
     """
     for name, network in codec.named_children():
         for layer in network.modules():
@@ -48,11 +54,47 @@ def start_as_copier(codec: nn.Module) -> None:
         zero(block.conv2)
     show_colours(codec.contextualDecoder_part2[3])
     see_difference(codec.contextualEncoder[0])
-    for network in (codec.entropy_parameters, codec.entropy_parameters_mv):
-        network[-1].weight.mul_(0.1)
-        means = network[-1].out_channels // 2
-        network[-1].bias[:means] = 0
-        network[-1].bias[means:] = 1
+    deviation = RESIDUAL * LATENT_GAIN * _transform_residual(codec)
+    _start_parameters(codec.entropy_parameters_mv)
+    _start_parameters(codec.entropy_parameters, deviation)
+
+
+def _transform_residual(codec: nn.Module) -> Tensor:
+    """The frame less the context's colours to its latent and back, through GDNs that let it pass.
+
+    Returns the latent's deviations for colours of deviation 1.
+    """
+    encoder, decoder = codec.contextualEncoder, codec.contextualDecoder_part1
+    downs = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
+    steps = cascade(tuple(layer.out_channels for layer in downs))
+    first, *others, last = (step.basis for step in steps)
+    difference = torch.cat((first, -first), dim=1)
+    for layer, basis in zip(downs, (difference, *others, LATENT_GAIN * last), strict=True):
+        analyse(layer, basis)
+    ups = [layer for layer in decoder if isinstance(layer, SubpelConv)]
+    back = (last / LATENT_GAIN, *others[::-1], first)
+    for layer, basis in zip(ups, back, strict=True):
+        synthesise(layer, basis)
+    for layer in (*encoder, *decoder):
+        if isinstance(layer, GDN):
+            diagonal = NORMALISATION * torch.eye(len(layer.beta))
+            layer.gamma.copy_(layer.gamma_reparam.init(diagonal))
+        elif isinstance(layer, ActivatedResBlock):
+            layer.conv[2].weight.mul_(FAINT)
+    mixer = codec.contextualDecoder_part2[0]
+    middle, carried = mixer.kernel_size[0] // 2, range(COLOURS)
+    mixer.weight[carried, carried, middle, middle] = 1
+    return steps[-1].deviation
+
+
+def _start_parameters(network: nn.Sequential, deviation: Tensor | None = None) -> None:
+    """Means of zero, scales of one or of a transform's coefficients (C,)."""
+    network[-1].weight.mul_(0.1)
+    means, scales = network[-1].bias.chunk(2)
+    means.zero_()
+    scales.fill_(1)
+    if deviation is not None:
+        scales[: len(deviation)] = deviation.clamp_min(0.3)
 
 
 def start_flow(flow: SpyNet) -> None:

@@ -43,12 +43,14 @@ from vcodecs.motion import SpyNet, warp
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels: of the motion latent, of features and hyper latents, of the latent, of SpyNet."""
+    """Channels: of the motion latent, of features, of the latent, of SpyNet, of hyper latents (as
+    many as features where absent)."""
 
     motion: int = 128
     hidden: int = 64
     latent: int = 96
     flow: tuple[int, int, int, int] = (32, 64, 32, 16)
+    hyper: int | None = None
 
 
 MOTION = ("opticFlow", "mvEncoder", "mvpriorEncoder", "mvpriorDecoder", "auto_regressive_mv")
@@ -65,6 +67,7 @@ class DCVC(VideoCodec):
     name = "dcvc"
     presets: Mapping[str, Widths] = {
         "official": Widths(),
+        "base": Widths(motion=48, flow=(16, 32, 16, 16), hyper=32),
         "small": Widths(motion=32, hidden=32, latent=48, flow=(16, 32, 16, 8)),
         "tiny": Widths(motion=16, hidden=8, latent=16, flow=(8, 8, 8, 8)),
     }
@@ -90,8 +93,9 @@ class DCVC(VideoCodec):
             GDN(w.motion),
             conv(w.motion, w.motion, 3, 2),
         )
-        self.mvpriorEncoder = _hyper_encoder(w.motion, w.hidden)
-        self.mvpriorDecoder = _hyper_decoder(w.hidden, w.hidden, w.hidden * 3 // 2, 2 * w.motion)
+        hyper = w.hyper or w.hidden
+        self.mvpriorEncoder = _hyper_encoder(w.motion, hyper)
+        self.mvpriorDecoder = _hyper_decoder(hyper, hyper, hyper * 3 // 2, 2 * w.motion)
         self.auto_regressive_mv = MaskedConv(w.motion, 2 * w.motion)
         self.entropy_parameters_mv = _parameter_network(w.motion)
         self.mvDecoder_part1 = nn.Sequential(
@@ -107,10 +111,10 @@ class DCVC(VideoCodec):
         for _ in range(5):
             layers += [nn.LeakyReLU(0.1), conv(w.hidden, w.hidden, 3)]
         self.mvDecoder_part2 = nn.Sequential(*layers, nn.LeakyReLU(0.1), conv(w.hidden, 2, 3))
-        self.bitEstimator_z_mv = BitEstimator(w.hidden)
+        self.bitEstimator_z_mv = BitEstimator(hyper)
 
     def _build_context(self, w: Widths) -> None:
-        n = w.hidden
+        n, hyper = w.hidden, w.hyper or w.hidden
         self.feature_extract = nn.Sequential(conv(3, n, 3), ResBlock(n))
         self.context_refine = nn.Sequential(ResBlock(n), conv(n, n, 3))
         self.temporalPriorEncoder = nn.Sequential(
@@ -133,8 +137,8 @@ class DCVC(VideoCodec):
             GDN(n),
             conv(n, w.latent, 5, 2),
         )
-        self.priorEncoder = _hyper_encoder(w.latent, n)
-        self.priorDecoder = _hyper_decoder(n, w.latent, w.latent, w.latent)
+        self.priorEncoder = _hyper_encoder(w.latent, hyper)
+        self.priorDecoder = _hyper_decoder(hyper, w.latent, w.latent, w.latent)
         self.auto_regressive = MaskedConv(w.latent, 2 * w.latent)
         self.entropy_parameters = _parameter_network(w.latent)
         self.contextualDecoder_part1 = nn.Sequential(
@@ -151,7 +155,7 @@ class DCVC(VideoCodec):
         self.contextualDecoder_part2 = nn.Sequential(
             conv(2 * n, n, 3), ResBlock(n), ResBlock(n), conv(n, 3, 3)
         )
-        self.bitEstimator_z = BitEstimator(n)
+        self.bitEstimator_z = BitEstimator(hyper)
 
     # ------------------------------------------------------------------ estimation path
 

@@ -87,7 +87,7 @@ def synthesise(layer: SubpelConv | nn.ConvTranspose2d, basis: Tensor) -> None:
     inputs, outputs = basis.shape[:2]
     if isinstance(layer, nn.ConvTranspose2d):
         here = _four_taps(layer)
-        layer.weight[:inputs, :outputs] = 0
+        layer.weight[:, :outputs] = 0
         layer.weight[:inputs, :outputs, here, here] = basis
         layer.bias[:outputs] = 0
         return

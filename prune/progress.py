@@ -95,6 +95,10 @@ def describe(figures: dict[str, float]) -> str:
         )
         if key in figures
     ]
+    if "speed" in figures:
+        parts.append(f"{figures['speed']:.2f} steps/s, {figures['waiting']:.0%} waiting for data")
+    if figures.get("skipped"):
+        parts.append(f"{figures['skipped']:.0f} skipped")
     if "keep" in figures:
         parts.append(f"keep {figures['keep']:.2f}/{figures.get('budget', 0):.2f}")
     return "  ".join(parts)

@@ -22,7 +22,9 @@ from prune.closed_loop import Bits
 from prune.data import SourceSpec
 from prune.load import Located
 from prune.rates import Tradeoff
-from prune.trainer import Phase, TrainerSettings
+from prune.phases import Phase
+from prune.precision import Precision
+from prune.trainer import TrainerSettings
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.deform import Operator
 from vcodecs.intra import create_intra
@@ -86,6 +88,9 @@ class DataSection(Section):
     crop: int = Field(128, ge=64, le=2048, multiple_of=SIZE_MULTIPLE, description="pixels, squared")
     batch: int = Field(4, ge=1, le=4096)
     workers: int = Field(1, ge=0, le=256)
+    held_back: int = Field(
+        0, ge=0, le=1000, description="training clips that only the score is taken on"
+    )
 
 
 class PhaseSpec(Section):
@@ -104,9 +109,15 @@ class TrainSection(Section):
     clip_norm: float = Field(1.0, gt=0)
     intra: str | None = Field(None, description="codes the clips' first frames, as evaluate.intra")
     intra_noise: float = Field(0.02, ge=0, le=0.2, description="on those frames, without `intra`")
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = Field("auto", description="bf16 where the device is fast at it")
     device: Literal["auto", "cpu"] = "auto"
     checkpoint_seconds: float = Field(30.0, gt=0)
+    average: float | None = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, which are then what is left"
+    )
+    validate_every: int | None = Field(
+        None, ge=1, description="steps between two scores on data.held_back clips"
+    )
 
 
 class BetaSection(Section):
@@ -243,7 +254,11 @@ def tradeoff_of(recipe: TeacherRecipe, codec: VideoCodec) -> Tradeoff:
 
 
 def settings_of(
-    recipe: TeacherRecipe, section: TrainSection, codec: VideoCodec, key: str = "train"
+    recipe: TeacherRecipe,
+    section: TrainSection,
+    codec: VideoCodec,
+    key: str = "train",
+    minutes: float | None = None,
 ) -> TrainerSettings:
     """The trainer's settings from a recipe; UserError where lambda or `intra` do not fit."""
     intra = None
@@ -260,4 +275,7 @@ def settings_of(
         precision=section.precision,
         device=section.device,
         checkpoint_seconds=section.checkpoint_seconds,
+        average=section.average,
+        validate_every=section.validate_every,
+        minutes=minutes,
     )

@@ -2,14 +2,15 @@
 
 Every step draws its randomness from a seed made of (recipe seed, phase, step), and the data of
 step n depend on n alone. The state on disk therefore needs no generator states, and a run that
-was killed goes on exactly as it would have.
+was killed goes on exactly as it would have. In a time box (`minutes`) the clock decides how many
+steps there are, so two runs are alike but not equal.
 """
 
 import math
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -20,30 +21,32 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from lvc.files import replacing
+from prune.average import AveragedWeights
+from prune.curves import Curve, Pace, Position
 from prune.data import TrainingClips, batches
+from prune.data.training import as_pixels
 from prune.objective import Outcome, rate_distortion
-from prune.progress import Progress
+from prune.phases import (
+    Phase,
+    TimeBox,
+    boxed_rate_factor,
+    learning_rate_factor,
+    set_learning_rate,
+)
+from prune.precision import Precision, resolved
+from prune.progress import Progress, warn
 from prune.rates import Tradeoff
 from prune.steps import STATE
-from vcodecs import Stage, UserError, VideoCodec
+from vcodecs import Stage, UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec
 from vcodecs.parts import module_of
 
 LOG_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stage of the codec with its numbers. `learning_rate` is the peak of the schedule."""
-
-    name: str
-    stage: Stage
-    steps: int
-    learning_rate: float
-    batch: int
-    crop: int
-    final_rate: float = 0.05
-    """Learning rate at the end, as a fraction of the peak (cosine after a short warm-up)."""
+SKIPS_IN_A_ROW = 3
+"""So many steps without a finite loss or gradient, one after the other, end the run."""
+BEST = "best.safetensors"
+ENDLESS = 2**40
+"""Samples of a phase in a time box."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,15 @@ class TrainerSettings:
     """Codes the first frame of every clip; without one it gets noise."""
     intra_noise: float = 0.0
     workers: int = 1
-    precision: str = "no"
+    precision: Precision = "auto"
     device: str = "auto"
     checkpoint_seconds: float = 30.0
+    average: float | None = None
+    """Decay of the averaged weights, which are what the training leaves; None: the last ones."""
+    validate_every: int | None = None
+    """Steps between two scores on held-back clips."""
+    minutes: float | None = None
+    """A time box: all phases that are left are over after so long."""
 
 
 class Companion(Protocol):
@@ -85,28 +94,16 @@ class Companion(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-@dataclass
-class Curve:
-    """Logged figures of one phase, by step."""
-
-    stage: str
-    step: list[int] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, step: int, figures: dict[str, float]) -> None:
-        self.step.append(step)
-        for key, value in figures.items():
-            self.values.setdefault(key, []).append(value)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"stage": self.stage, "step": self.step, **self.values}
+Validator = Callable[[VideoCodec], dict[str, float]]
+"""Scores a codec in eval mode; its "score" is better the lower it is."""
 
 
 class Trainer:
     """Trains `codec` through `phases`; its state lives in `folder`/state.pt.
 
     `sources` are (source, weight) pairs of training clips. Call `run()` once; when the state of
-    an earlier, unfinished run is there, it goes on from it.
+    an earlier, unfinished run is there, it goes on from it. With a `validator` the weights of the
+    best score are kept in `folder`/best.safetensors, and are what the training leaves.
     """
 
     def __init__(
@@ -118,22 +115,29 @@ class Trainer:
         folder: Path,
         companions: Sequence[Companion] = (),
         title: str = "training",
+        validator: Validator | None = None,
     ) -> None:
         # Convolutions of few channels run up to twice as fast this way on CPUs.
         self.codec = codec.to(memory_format=torch.channels_last)
         self.phases = list(phases)
         self.sources = list(sources)
         self.settings = settings
-        self.state_path = Path(folder) / STATE
+        self.folder = Path(folder)
+        self.state_path = self.folder / STATE
         self.companions = list(companions)
         self.title = title
+        self.validator = validator
         self.curves: list[Curve] = []
+        self.scores: list[dict[str, float]] = []
         self.total_steps = sum(phase.steps for phase in self.phases)
+        self.skipped = self.skipped_in_a_row = 0
 
     def run(self) -> list[Curve]:
         """Train what is left to train; returns the curves of all phases."""
         self.accelerator = make_accelerator(self.settings)
         torch.set_flush_denormal(True)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         try:
             self._run()
         finally:
@@ -142,50 +146,94 @@ class Trainer:
         return self.curves
 
     def _run(self) -> None:
+        self.average = None
+        if self.settings.average is not None:
+            self.codec.to(self.accelerator.device)
+            self.average = AveragedWeights(self.codec, self.settings.average)
         saved = self._load()
-        first_phase, first_step = (saved["phase"], saved["step"]) if saved else (0, 0)
-        done = sum(phase.steps for phase in self.phases[:first_phase]) + first_step
+        start = Position()
+        if saved:
+            start = self._position(saved)
+        box = TimeBox(self.settings.minutes * 60) if self.settings.minutes is not None else None
+        done = sum(phase.steps for phase in self.phases[: start.phase]) + start.step
         self.codec.train()
-        with Progress(self.title, self.total_steps, done) as progress:
-            for index in range(first_phase, len(self.phases)):
-                state = saved["optimizer"] if saved and index == first_phase else None
-                start = first_step if index == first_phase else 0
-                self._run_phase(index, start, state, progress)
+        with Progress(self.title, self.total_steps, min(done, self.total_steps)) as progress:
+            for index in range(start.phase, len(self.phases)):
+                here = start if index == start.phase else Position(index)
+                optimizer_state = saved["optimizer"] if saved and here is start else None
+                if box:
+                    box.begin(self.phases[index:], here.part)
+                self._run_phase(here, optimizer_state, progress, box)
+        if self.average:
+            self.average.copy_to_codec()
+        self._take_the_best()
+
+    def _position(self, saved: dict[str, Any]) -> Position:
+        """How far the saved training is; outside a time box the steps say it, of which the recipe
+        may now have another number."""
+        at = Position(saved["phase"], saved["step"], saved["part"])
+        if at.step and self.settings.minutes is None:
+            at.part = min(1.0, at.step / self.phases[at.phase].steps)
+        return at
 
     # ------------------------------------------------------------------ one phase
 
     def _run_phase(
-        self, index: int, start: int, optimizer_state: dict | None, progress: Progress
+        self, at: Position, optimizer_state: dict | None, progress: Progress, box: TimeBox | None
     ) -> None:
-        phase = self.phases[index]
-        if start == 0:
+        phase = self.phases[at.phase]
+        if at.step == 0:
             self.curves.append(Curve(phase.name))
         select_modules(self.codec, phase.stage.modules)
+        self.codec.to(self.accelerator.device)
         optimizer = self._optimizer(phase)
         if optimizer_state:
+            peaks = [group["peak"] for group in optimizer.param_groups]
             optimizer.load_state_dict(optimizer_state)
-        model = self.accelerator.prepare(self.codec)
-        data = self._batches(phase, start)
-        last_saved = time.monotonic()
-        steps_before = sum(earlier.steps for earlier in self.phases[:index])
-        for step in range(start, phase.steps):
+            # Learning rates are the recipe's of now.
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["peak"] = peak
+        model = self._distributed()
+        data = self._batches(phase, at.step, endless=box is not None)
+        steps_before = sum(earlier.steps for earlier in self.phases[: at.phase])
+        last_saved, first, pace = time.monotonic(), at.step, Pace()
+        while at.part < 1:
+            asked = time.monotonic()
             clip = next(data)  # before seeding: the first one of a process draws numbers itself
-            torch.manual_seed(self._seed_of(phase, step))
-            set_learning_rate(optimizer, learning_rate_factor(phase, step))
-            figures = self._step(
-                model, optimizer, clip, phase, (steps_before + step) / self.total_steps
+            pace.waiting += time.monotonic() - asked
+            torch.manual_seed(self._seed_of(phase, at.step))
+            factor = (
+                boxed_rate_factor(phase, at.part, at.step - first)
+                if box
+                else learning_rate_factor(phase, at.step)
             )
-            if step % LOG_EVERY == 0 or step == phase.steps - 1:
+            set_learning_rate(optimizer, factor)
+            all_done = (steps_before + at.part * phase.steps) / self.total_steps
+            figures = self._step(model, optimizer, clip, phase, at.step, all_done)
+            step, at.step = at.step, at.step + 1
+            at.part = box.part() if box else at.step / phase.steps
+            pace.steps += 1
+            if step % LOG_EVERY == 0 or at.part >= 1:
                 logged = {key: float(value) for key, value in figures.items()}
-                self._check(logged, phase, step)
                 self.curves[-1].add(step, logged)
-                progress.show(phase.name, steps_before + step + 1, logged)
-            if time.monotonic() - last_saved > self.settings.checkpoint_seconds:
-                self._save(index, step + 1, optimizer)
+                shown = logged | pace.figures() | {"skipped": self.skipped}
+                progress.show(phase.name, steps_before + round(at.part * phase.steps), shown)
+            if self._is_due(at, phase):
+                self._validate(phase, step)
+            if time.monotonic() - last_saved > self.settings.checkpoint_seconds and at.part < 1:
+                self._save(at, optimizer)
                 last_saved = time.monotonic()
-        self._save(index + 1, 0, None)
-        # Also the hooks that preparing added are gone before the next phase prepares anew.
-        self.codec = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        self._save(Position(at.phase + 1), None)
+        if model is not self.codec:
+            self.codec = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            # Prepared once, it would not be prepared again in the next phase.
+            self.codec.__dict__.pop("_is_accelerate_prepared", None)
+
+    def _distributed(self) -> nn.Module:
+        """The codec as several processes train it together; alone it stays as it is."""
+        if self.accelerator.num_processes == 1:
+            return self.codec
+        return self.accelerator.prepare(self.codec)
 
     def _step(
         self,
@@ -193,78 +241,138 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         clip: Tensor,
         phase: Phase,
+        step: int,
         done: float,
     ) -> dict[str, Tensor | float]:
-        clip = clip.to(self.accelerator.device)
         for companion in self.companions:
             companion.begin_step(phase.stage, done)
         rates, lagrangians = self.settings.tradeoff.draw(len(clip), clip.device)
-        if self.settings.intra:
-            with self.accelerator.autocast():
+        with self.accelerator.autocast():
+            if self.settings.intra:
                 clip[:, 0] = self.settings.intra.pictures(clip[:, 0], rates)
-        outcome: Outcome = rate_distortion(
-            model, clip, phase.stage, lagrangians, self.settings.intra_noise, rates
-        )
+            outcome: Outcome = rate_distortion(
+                model, clip, phase.stage, lagrangians, self.settings.intra_noise, rates
+            )
         loss = outcome.loss + sum(companion.loss() for companion in self.companions)
         optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        trained = [p for p in self.codec.parameters() if p.requires_grad]
-        norm = nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
-        # A step whose gradient is not finite would destroy the weights for good.
-        if torch.isfinite(norm):
+        # Going backward from a loss that is no number has crashed the process in torch.
+        finite = bool(torch.isfinite(loss))
+        if finite:
+            self.accelerator.backward(loss)
+            trained = [p for p in self.codec.parameters() if p.requires_grad]
+            norm = nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
+            # A step whose gradient is not finite would destroy the weights for good.
+            finite = bool(torch.isfinite(norm))
+        if finite:
             optimizer.step()
+            if self.average:
+                self.average.update()
+        self._count(finite, phase, step)
         figures = {"loss": loss.detach(), "bpp": outcome.bpp, "psnr": -10 * outcome.mse.log10()}
         for companion in self.companions:
             companion.end_step()
             figures |= companion.figures()
         return figures
 
+    def _count(self, finite: bool, phase: Phase, step: int) -> None:
+        """Count steps that were left out; too many in a row are a UserError."""
+        if finite:
+            self.skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            first = step - self.skipped_in_a_row + 1
+            raise UserError(
+                f"{self.title}: the loss is not finite at step {first} of stage {phase.name}, nor "
+                f"in the steps behind it; lower its learning rate ({phase.learning_rate:g})"
+            )
+
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         trained = [p for p in self.codec.parameters() if p.requires_grad]
         groups = [{"params": trained, "lr": phase.learning_rate}]
         groups += [group for c in self.companions for group in c.parameter_groups()]
-        optimizer = torch.optim.Adam(groups, lr=phase.learning_rate)
+        # One kernel for all parameters instead of several for each.
+        fused = self.accelerator.device.type == "cuda"
+        optimizer = torch.optim.Adam(groups, lr=phase.learning_rate, fused=fused)
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
         return optimizer
 
-    def _batches(self, phase: Phase, start: int) -> Iterator[Tensor]:
+    def _batches(self, phase: Phase, start: int, endless: bool = False) -> Iterator[Tensor]:
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        steps = ENDLESS if endless else phase.steps
         dataset = TrainingClips(
             self.sources,
             frames=phase.stage.frames + 1,
             crop=phase.crop,
             seed=zlib.crc32(f"{self.settings.seed} {self.title} {phase.name}".encode()),
-            length=phase.steps * phase.batch * self.accelerator.num_processes,
+            length=steps * phase.batch * ranks,
         )
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        stream = batches(dataset, phase.batch, start * ranks, self.settings.workers)
+        stream = batches(
+            dataset, phase.batch, start * ranks, self.settings.workers, as_bytes=True
+        )
         for i, clip in enumerate(stream):
             if i % ranks == rank:
-                yield clip
+                yield as_pixels(clip.to(self.accelerator.device, non_blocking=True))
 
     def _seed_of(self, phase: Phase, step: int) -> int:
         rank = self.accelerator.process_index
         return zlib.crc32(f"{self.settings.seed} {phase.name} {step} {rank}".encode())
 
-    def _check(self, figures: dict[str, float], phase: Phase, step: int) -> None:
-        if not math.isfinite(figures["loss"]):
-            raise UserError(
-                f"{self.title}: the loss is not finite at step {step} of stage {phase.name}; "
-                f"lower its learning rate ({phase.learning_rate:g})"
-            )
+    # ------------------------------------------------------------------ validation
+
+    def _is_due(self, at: Position, phase: Phase) -> bool:
+        if not (self.validator and self.settings.validate_every):
+            return False
+        # Earlier stages make no picture that could be scored.
+        whole = phase.stage.picture == "frame"
+        return whole and (at.part >= 1 or at.step % self.settings.validate_every == 0)
+
+    def _validate(self, phase: Phase, step: int) -> None:
+        """Score the weights that would be left now, and keep them where they are the best."""
+        if self.average:
+            with self.average.applied():
+                self._score(phase, step)
+        else:
+            self._score(phase, step)
+        self.codec.train()
+
+    def _score(self, phase: Phase, step: int) -> None:
+        with torch.no_grad(), self.accelerator.autocast():
+            found = self.validator(self.codec.eval())
+        best = min((score["score"] for score in self.scores), default=math.inf)
+        self.scores.append({"stage": phase.name, "step": step, **found})
+        if found["score"] < best and self.accelerator.is_main_process:
+            checkpoints.save(self.codec, self.folder / BEST)
+
+    def _take_the_best(self) -> None:
+        """Go back to the best weights where the last ones are worse."""
+        if not self.scores or not (self.folder / BEST).exists():
+            return
+        best = min(self.scores, key=lambda score: score["score"])
+        if best is self.scores[-1]:
+            return
+        warn(
+            f"{self.title}: the weights after step {best['step']} of {best['stage']} score best "
+            f"({best['score']:.4f}, the last ones {self.scores[-1]['score']:.4f}) and are kept"
+        )
+        checkpoints.load_into(self.codec, self.folder / BEST)
 
     # ------------------------------------------------------------------ state on disk
 
-    def _save(self, phase: int, step: int, optimizer: torch.optim.Optimizer | None) -> None:
+    def _save(self, at: Position, optimizer: torch.optim.Optimizer | None) -> None:
         if not self.accelerator.is_main_process:
             return
         state = {
-            "phase": phase,
-            "step": step,
+            **vars(at),
             "codec": self.codec.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "optimizer": optimizer.state_dict() if optimizer else None,
             "companions": [companion.state_dict() for companion in self.companions],
             "curves": [vars(curve) for curve in self.curves],
+            "scores": self.scores,
+            "skipped": self.skipped,
         }
         with replacing(self.state_path) as temporary:
             torch.save(state, temporary)
@@ -275,9 +383,12 @@ class Trainer:
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
             self.codec.load_state_dict(state["codec"])
+            if self.average:
+                self.average.load_state_dict(state["average"] or _unaveraged(self.codec))
             for companion, saved in zip(self.companions, state["companions"], strict=True):
                 companion.load_state_dict(saved)
             self.curves = [Curve(**curve) for curve in state["curves"]]
+            self.scores, self.skipped = state["scores"], state["skipped"]
         except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError) as e:
             raise UserError(
                 f"{self.state_path}: damaged, or of another training; remove it to train from the "
@@ -286,14 +397,21 @@ class Trainer:
         return state
 
 
+def _unaveraged(codec: nn.Module) -> dict[str, Any]:
+    """A state for an average that begins with the present weights."""
+    return AveragedWeights(codec, 0.0).state_dict()
+
+
 def make_accelerator(settings: TrainerSettings) -> Accelerator:
     """Accelerate's view of the devices; modules that a stage leaves out get no gradient."""
     # It keeps the settings of the first training in a process and refuses those of the second.
     AcceleratorState._reset_state(reset_partial_state=True)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    cpu = settings.device == "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     return Accelerator(
-        cpu=settings.device == "cpu",
-        mixed_precision=settings.precision,
+        cpu=cpu,
+        mixed_precision=resolved(settings.precision, device),
         kwargs_handlers=[unused],
     )
 
@@ -302,17 +420,3 @@ def select_modules(codec: nn.Module, names: Sequence[str]) -> None:
     """Let only the parameters of these modules be trained, and parameters so named."""
     for name, parameter in codec.named_parameters():
         parameter.requires_grad_(module_of(name, names) is not None)
-
-
-def learning_rate_factor(phase: Phase, step: int) -> float:
-    """Linear warm-up over 2 % of the phase (at most 100 steps), then half a cosine."""
-    warm_up = min(100, max(1, phase.steps // 50))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    part = (step - warm_up) / max(1, phase.steps - warm_up)
-    return phase.final_rate + (1 - phase.final_rate) * (1 + math.cos(math.pi * part)) / 2
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor

@@ -46,8 +46,9 @@ from vcodecs.layers import Bound, conv
 
 @dataclass(frozen=True)
 class IntraWidths:
-    """Channels: of the latent, of the layers around it, of the hyper latent, inside the priors
-    (a unit), of what is refined, of the UNet's scales."""
+    """Channels: of the latent, of the layers behind it, of the hyper latent, inside the priors
+    (a unit), of what is refined, of the UNet's scales, of the layers before the latent (as many
+    as behind it where absent)."""
 
     latent: int = 192
     width: int = 192
@@ -55,6 +56,7 @@ class IntraWidths:
     prior: int = 192
     decoded: int = 16
     unet: tuple[int, int, int] = (32, 64, 128)
+    encoder: int | None = None
 
 
 ENCODER = ("enc", "hyper_enc")
@@ -67,6 +69,7 @@ class DCVCHEMIntra(VideoCodec):
     name = "dcvc_hem_intra"
     presets: Mapping[str, IntraWidths] = {
         "official": IntraWidths(),
+        "base": IntraWidths(192, 192, 48, 32, 16, (32, 64, 112), 96),
         "small": IntraWidths(192, 48, 24, 10, 16, (16, 16, 32)),
         "tiny": IntraWidths(8, 8, 8, 8, 8, (8, 8, 8)),
     }
@@ -78,7 +81,7 @@ class DCVCHEMIntra(VideoCodec):
         n, p = w.latent, w.prior
         self.q_basic = nn.Parameter(torch.ones(1, n, 1, 1))
         self.q_scale = first_scales()
-        self.enc = analysis(3, w.width, n)
+        self.enc = analysis(3, w.encoder or w.width, n)
         self.hyper_enc = hyper_encoder(n, w.hyper)
         self.hyper_dec = hyper_decoder(w.hyper, p, n)
         self.y_prior_fusion = prior_network(2 * n, 3 * p, 3 * p, 3 * n)

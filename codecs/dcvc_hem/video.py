@@ -57,7 +57,8 @@ from vcodecs.motion import SpyNet, warp
 @dataclass(frozen=True)
 class Widths:
     """Channels: of features and contexts, of the latent, inside the latent's priors (a unit), of
-    the motion latent, of hyper latents, of the decoder's output, of the UNet's scales, of SpyNet.
+    the motion latent, of hyper latents, of the decoder's output, of the UNet's scales, of SpyNet,
+    inside the motion latent's priors (a unit; as many as the latent has where absent).
     """
 
     feature: int = 64
@@ -68,6 +69,7 @@ class Widths:
     decoded: int = 32
     unet: tuple[int, int, int] = (32, 64, 128)
     flow: tuple[int, int, int, int] = (32, 64, 32, 16)
+    motion_prior: int | None = None
 
 
 MOTION = ("optic_flow", "mv_encoder", "mv_hyper_prior_encoder", "mv_hyper_prior_decoder")
@@ -88,6 +90,7 @@ class DCVCHEM(VideoCodec):
     name = "dcvc_hem"
     presets: Mapping[str, Widths] = {
         "official": Widths(),
+        "base": Widths(64, 96, 32, 64, 48, 32, (32, 64, 112), (16, 32, 16, 16), 32),
         "small": Widths(24, 96, 12, 24, 24, 12, (16, 24, 48), (16, 32, 16, 8)),
         "tiny": Widths(8, 8, 8, 8, 8, 8, (8, 8, 8), (8, 8, 8, 8)),
     }
@@ -114,10 +117,10 @@ class DCVCHEM(VideoCodec):
         self.optic_flow = SpyNet(w.flow)
         self.mv_encoder = analysis(2, w.motion, w.motion)
         self.mv_hyper_prior_encoder = hyper_encoder(w.motion, w.hyper)
-        self.mv_hyper_prior_decoder = hyper_decoder(w.hyper, w.motion, w.motion)
-        m = w.motion
-        self.mv_y_prior_fusion = prior_network(3 * m, 3 * m, 3 * m, 3 * m)
-        self.mv_y_spatial_prior = prior_network(4 * m, 3 * m, 3 * m, 2 * m)
+        m, p = w.motion, w.motion_prior or w.motion
+        self.mv_hyper_prior_decoder = hyper_decoder(w.hyper, p, m)
+        self.mv_y_prior_fusion = prior_network(3 * m, 3 * p, 3 * p, 3 * m)
+        self.mv_y_spatial_prior = prior_network(4 * m, 3 * p, 3 * p, 2 * m)
         self.mv_decoder = synthesis(w.motion, w.motion, 2)
         self.bit_estimator_z_mv = BitEstimator(w.hyper)
 

@@ -92,14 +92,17 @@ class Synthesis(nn.Module):
 
 
 class Aligner(nn.Module):
-    """Motion as offsets: estimated and encoded by the sender, decoded and applied at both ends."""
+    """Motion as offsets: estimated and encoded by the sender, decoded and applied at both ends.
 
-    def __init__(self, feature: int, width: int, latent: int) -> None:
+    `encoder`, `decoder`: channels of the layers before and behind the latent.
+    """
+
+    def __init__(self, feature: int, encoder: int, latent: int, decoder: int) -> None:
         super().__init__()
         self.offset_conv1 = conv(2 * feature, feature, 3)
         self.offset_conv3 = conv(feature, feature, 3)
-        self.offset_encoder = Analysis(feature, width, latent)
-        self.offset_decoder = Synthesis(latent, width, feature)
+        self.offset_encoder = Analysis(feature, encoder, latent)
+        self.offset_decoder = Synthesis(latent, decoder, feature)
         self.deformable_convolution = DeformableConv(feature)
         self.refine_conv1 = conv(2 * feature, feature, 3)
         self.refine_conv2 = conv(feature, feature, 3)

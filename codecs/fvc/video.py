@@ -43,7 +43,8 @@ class Widths:
     """Channels: of features (a multiple of 8), of the motion latent, of the residual's latent, of
     the layers around both, of hyper latents, inside the parameter networks.
 
-    `fusion`: as in the paper, and not in what was released.
+    `fusion`: as in the paper, and not in what was released. `encoder`, `offsets`: of the layers
+    before both latents and of those behind the motion latent, `width` where absent.
     """
 
     feature: int = 64
@@ -53,6 +54,8 @@ class Widths:
     hyper: int = 128
     parameters: int = 512
     fusion: bool = False
+    encoder: int | None = None
+    offsets: int | None = None
 
 
 FEATURES = ("Encoder", "Decoder")
@@ -77,6 +80,7 @@ class FVC(VideoCodec):
     name = "fvc"
     presets: Mapping[str, Widths] = {
         "official": Widths(),
+        "base": Widths(64, 64, 128, 128, 48, 96, encoder=64, offsets=112),
         "small": Widths(64, 24, 96, 40, 24, 64),
         "fusion": Widths(24, 24, 96, 32, 24, 64, fusion=True),
         "tiny": Widths(8, 4, 6, 5, 4, 8),
@@ -88,12 +92,13 @@ class FVC(VideoCodec):
         w = self.presets[preset]
         self.Encoder = FeatureEncoder(w.feature)
         self.Decoder = FeatureDecoder(w.feature)
-        self.aligner = Aligner(w.feature, w.width, w.motion)
+        encoder, offsets = w.encoder or w.width, w.offsets or w.width
+        self.aligner = Aligner(w.feature, encoder, w.motion, offsets)
         self.OffsetPriorEncoder = HyperEncoder(w.motion, w.hyper)
         self.OffsetPriorDecoder = HyperDecoder(w.hyper, w.motion)
         self.EntropyCoding_offsetf = EntropyParameters(w.motion, w.parameters)
         self.EntropyCoding_offsetz = BitEstimator(w.hyper, floored=False)
-        self.resEncoder = Analysis(w.feature, w.width, w.latent)
+        self.resEncoder = Analysis(w.feature, encoder, w.latent)
         self.resDecoder = Synthesis(w.latent, w.width, w.feature)
         self.resPriorEncoder = HyperEncoder(w.latent, w.hyper)
         self.resPriorDecoder = HyperDecoder(w.hyper, w.latent)

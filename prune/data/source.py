@@ -59,6 +59,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def cut(self, index: int, start: int, count: int) -> np.ndarray:
+        """As `read`, of which only a crop will be used: it may be a view that costs nothing."""
+        return self.read(index, start, count)
+
     def window(self, index: int, start: int, count: int | None) -> tuple[int, int]:
         """`start` and `count` with the default filled in, checked against the clip's length."""
         info = self.info(index)
@@ -95,7 +99,7 @@ class Source:
             stride = 1
         count = (frames - 1) * stride + 1
         start = int(rng.integers(info.frames - count + 1))
-        clip = self.read(index, start, count)[::stride]
+        clip = self.cut(index, start, count)[::stride]
         height, width = clip.shape[2:]
         if height < crop or width < crop:
             raise ClipError(info.name, f"frames of {width}x{height}, smaller than {crop}x{crop}")

@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lvc.errors import UserError
 from prune.data.images import IMAGE_SUFFIXES, VIMEO_LIST, Frames, ImagesInMotion, is_clip
+from prune.data.packed import PackedClips, is_packed
 from prune.data.procedural import Procedural
 from prune.data.source import Source, files_in
 from prune.data.videos import RAW_SUFFIXES, VIDEO_SUFFIXES, Colour, RawVideos, Videos
 
-Kind = Literal["procedural", "images", "frames", "videos", "yuv", "vimeo"]
+Kind = Literal["procedural", "images", "frames", "videos", "yuv", "vimeo", "packed"]
 
 
 class SourceSpec(BaseModel):
@@ -70,7 +71,7 @@ def open_source(spec: SourceSpec | str | Path, base: Path | None = None) -> Sour
         return _open_files(Path(), spec, "procedural")
     path = _find(spec.path, base)
     kind = spec.kind or _detect(path, spec)
-    if kind in ("frames", "vimeo") and not path.is_dir():
+    if kind in ("frames", "vimeo", "packed") and not path.is_dir():
         raise UserError(f"{path}: is a file, but `kind: {kind}` needs a folder")
     source = _open_files(path, spec, kind)
     if not len(source):
@@ -91,6 +92,8 @@ def _open_files(path: Path, spec: SourceSpec, kind: Kind) -> Source:
             return RawVideos(str(path), files, spec.raw_size, spec.fps, spec.pixel_format, colour)
         case "frames":
             return Frames.find(path, fps)
+        case "packed":
+            return PackedClips(path)
         case "vimeo":
             return Frames.vimeo(path, spec.list or VIMEO_LIST, fps)
         case "images":
@@ -118,6 +121,8 @@ def _detect(path: Path, spec: SourceSpec) -> Kind:
     """What kind of source a path is, by its layout and its files' suffixes."""
     if path.is_file():
         return _FILE_KINDS.get(path.suffix.lower(), "videos")
+    if is_packed(path):
+        return "packed"
     if (path / "sequences").is_dir() and (path / (spec.list or VIMEO_LIST)).is_file():
         return "vimeo"
     found = {kind: files_in(path, suffixes) for kind, suffixes in _SUFFIXES.items()}

@@ -55,10 +55,10 @@ class TrainingClips(Dataset):
             raise IndexError(i)
         clip, failures = self.draw(i)
         self.report(failures)
-        return clip
+        return as_pixels(clip)
 
     def draw(self, i: int) -> tuple[torch.Tensor, list[ClipError]]:
-        """Sample i, and the errors of the clips that were tried for it in vain."""
+        """Sample i as uint8, and the errors of the clips that were tried for it in vain."""
         rng = np.random.default_rng((self.seed, i))
         failures: list[ClipError] = []
         for _ in range(ATTEMPTS):
@@ -74,7 +74,7 @@ class TrainingClips(Dataset):
             if self.augment:
                 flips = [axis for axis in (0, 2, 3) if rng.random() < 0.5]
                 clip = np.flip(clip, flips)
-            return torch.from_numpy(clip.astype(np.float32)) / 255, failures
+            return torch.from_numpy(np.ascontiguousarray(clip)), failures
         raise UserError(
             f"{ATTEMPTS} training clips in a row could not be read; the last: {failures[-1]}"
         )
@@ -104,25 +104,38 @@ class _Batches(Dataset):
 
 
 def batches(
-    dataset: TrainingClips, batch_size: int, first: int = 0, workers: int = 0
+    dataset: TrainingClips,
+    batch_size: int,
+    first: int = 0,
+    workers: int = 0,
+    as_bytes: bool = False,
 ) -> Iterator[torch.Tensor]:
     """Batches number `first`, `first + 1`, …: float32 (B, frames, 3, crop, crop) in [0, 1].
+
+    `as_bytes`: uint8 instead, a quarter of the memory on the way to a device.
 
     Batch n holds the samples n·B to (n + 1)·B - 1, so resuming is starting at another `first`;
     the samples that do not fill a batch at the dataset's end are left out. `workers` processes
     prepare batches ahead; with 0 they are prepared in this one.
     """
     numbers = range(first, len(dataset) // batch_size)
+    on_gpu = as_bytes and torch.cuda.is_available()
     loader = DataLoader(
         _Batches(dataset, batch_size),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
         persistent_workers=False,
+        pin_memory=on_gpu,
     )
     for prepared in loader:
         if isinstance(prepared, UserError):
             raise prepared
         batch, failures = prepared
         dataset.report(failures)
-        yield batch
+        yield batch if as_bytes else as_pixels(batch)
+
+
+def as_pixels(clips: torch.Tensor) -> torch.Tensor:
+    """uint8 pictures as float32 in [0, 1]."""
+    return clips.float() / 255

@@ -1,0 +1,36 @@
+"""Which arithmetic a training's networks run in."""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "no", "bf16"]
+"""`auto`: bfloat16 where the device has instructions for it, else float32 (`no`)."""
+
+FAST_FLAGS = frozenset(("amx_bf16", "avx512_bf16"))
+"""Of a processor that multiplies in bfloat16. Others convert to float32 and back: slower."""
+
+
+def resolved(precision: Precision, device: torch.device) -> Literal["no", "bf16"]:
+    """What `precision` means on `device`.
+
+    By what the device says of itself rather than by a measurement, so that the same machine
+    always trains the same way.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "no"
+    return "bf16" if FAST_FLAGS & _cpu_flags() else "no"
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.partition(":")[2].split())
