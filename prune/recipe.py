@@ -99,6 +99,7 @@ class PhaseSpec(Section):
     stage: str
     steps: int = Field(ge=1, le=10**9)
     learning_rate: float = Field(1e-4, gt=0, le=1)
+    final_rate: float = Field(0.05, ge=0, le=1, description="at the end, part of learning_rate")
     frames: int | None = Field(None, ge=1, le=32, description="P frames unrolled")
     batch: int | None = Field(None, ge=1, le=4096)
     crop: int | None = Field(None, ge=64, le=2048, multiple_of=SIZE_MULTIPLE)
@@ -228,6 +229,7 @@ def phases_of(
                 stage=stage,
                 steps=spec.steps,
                 learning_rate=spec.learning_rate,
+                final_rate=spec.final_rate,
                 batch=spec.batch or recipe.data.batch,
                 crop=spec.crop or recipe.data.crop,
             )
