@@ -209,14 +209,14 @@ class DCVC(VideoCodec):
         """The latent as the receiver gets it, and the means and scales that it is coded with.
 
         `expected` makes these of a decoded latent, looking at earlier positions only. Officially
-        latents are rounded plainly for the picture but around their means for the rate; an
-        evaluation of the official preset keeps to that. Real coding rounds around the means for
-        both, position by position, and what is trained here is that: the means of a latent that
-        was rounded around the means of a plainly rounded one, which all positions have at once.
+        latents are rounded plainly for the picture but around their means for the rate; estimates
+        in eval mode keep to that. Real coding rounds around the means for both, position by
+        position, and what is trained is that: the means of a latent that was rounded around the
+        means of a plainly rounded one, which all positions have at once.
         """
         plain = rounded(latent)
         mean, scale = expected(plain)
-        if self.preset == "official" and not self.training:
+        if not self.training:
             return plain, mean, scale
         mean, scale = expected(rounded(latent - mean) + mean)
         return rounded(latent - mean) + mean, mean, scale
