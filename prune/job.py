@@ -15,7 +15,7 @@ from prune.groups import Channels, find_groups
 from prune.mask import relative_norms
 from prune.recipe import Recipe, phases_of, settings_of
 from prune.select import choose
-from prune.trainer import TrainerSettings
+from prune.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
 from vcodecs.registry import codec_class

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distill import AdaptiveWeights, Distiller, Tap, find_taps
 from lvc.decode import INTRA_FOLDER
+from prune.companion import Companion
 from prune.data.source import ClipError
 from prune.evaluate import Evaluation, evaluate
 from prune.export import Size, export_bundle
@@ -25,7 +26,7 @@ from prune.shrink import check_same, masked_copy, shrunk_copy
 from prune.sparsify import Sparsifier
 from prune.steps import read_json, write_json
 from prune.trace import CONVOLUTIONS
-from prune.trainer import Companion, Trainer
+from prune.trainer import Trainer
 from vcodecs import VideoCodec, checkpoints
 from vcodecs.coding import TorchNetworks, can_code
 from vcodecs.deform import Operator, has_deformable

@@ -21,10 +21,10 @@ from lvc.pictures import SIZE_MULTIPLE
 from prune.closed_loop import Bits
 from prune.data import SourceSpec
 from prune.load import Located
-from prune.rates import Tradeoff
 from prune.phases import Phase
 from prune.precision import Precision
-from prune.trainer import TrainerSettings
+from prune.rates import Tradeoff
+from prune.settings import TrainerSettings
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.deform import Operator
 from vcodecs.intra import create_intra

@@ -9,11 +9,10 @@ steps there are, so two runs are alike but not equal.
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 
 from lvc.files import replacing
 from prune.average import AveragedWeights
+from prune.captured import CapturedPass, Gradients, Pass
+from prune.companion import Companion, Validator
 from prune.curves import Curve, Pace, Position
 from prune.data import TrainingClips, batches
 from prune.data.training import as_pixels
@@ -33,12 +34,11 @@ from prune.phases import (
     learning_rate_factor,
     set_learning_rate,
 )
-from prune.precision import Precision, resolved
+from prune.precision import resolved
 from prune.progress import Progress, warn
-from prune.rates import Tradeoff
+from prune.settings import TrainerSettings
 from prune.steps import STATE
-from vcodecs import Stage, UserError, VideoCodec, checkpoints
-from vcodecs.intra import IntraCodec
+from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.parts import module_of
 
 LOG_EVERY = 10
@@ -47,55 +47,6 @@ SKIPS_IN_A_ROW = 3
 BEST = "best.safetensors"
 ENDLESS = 2**40
 """Samples of a phase in a time box."""
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """What all phases share."""
-
-    tradeoff: Tradeoff
-    seed: int = 0
-    clip_norm: float = 1.0
-    intra: IntraCodec | None = None
-    """Codes the first frame of every clip; without one it gets noise."""
-    intra_noise: float = 0.0
-    workers: int = 1
-    precision: Precision = "auto"
-    device: str = "auto"
-    checkpoint_seconds: float = 30.0
-    average: float | None = None
-    """Decay of the averaged weights, which are what the training leaves; None: the last ones."""
-    validate_every: int | None = None
-    """Steps between two scores on held-back clips."""
-    minutes: float | None = None
-    """A time box: all phases that are left are over after so long."""
-
-
-class Companion(Protocol):
-    """Something that trains along: sparsification, distillation."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups of its own parameters (may be empty)."""
-
-    def begin_step(self, stage: Stage, progress: float) -> None:
-        """Called before the forward pass; `progress` is the part of all steps done, 0 to 1."""
-
-    def loss(self) -> Tensor | float:
-        """Its term of the loss, after the forward pass."""
-
-    def end_step(self) -> None:
-        """Called after the optimizer's step."""
-
-    def figures(self) -> dict[str, float]:
-        """What the curves and the progress bar show of it."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-Validator = Callable[[VideoCodec], dict[str, float]]
-"""Scores a codec in eval mode; its "score" is better the lower it is."""
 
 
 class Trainer:
@@ -197,11 +148,14 @@ class Trainer:
         data = self._batches(phase, at.step, endless=box is not None)
         steps_before = sum(earlier.steps for earlier in self.phases[: at.phase])
         last_saved, first, pace = time.monotonic(), at.step, Pace()
+        work: Pass | None = None
         while at.part < 1:
             asked = time.monotonic()
             clip = next(data)  # before seeding: the first one of a process draws numbers itself
             pace.waiting += time.monotonic() - asked
             torch.manual_seed(self._seed_of(phase, at.step))
+            if work is None:
+                work = self._captured(self._pass(model, optimizer, phase), clip, phase)
             factor = (
                 boxed_rate_factor(phase, at.part, at.step - first)
                 if box
@@ -209,7 +163,7 @@ class Trainer:
             )
             set_learning_rate(optimizer, factor)
             all_done = (steps_before + at.part * phase.steps) / self.total_steps
-            figures = self._step(model, optimizer, clip, phase, at.step, all_done)
+            figures = self._step(work, optimizer, clip, phase, at.step, all_done)
             step, at.step = at.step, at.step + 1
             at.part = box.part() if box else at.step / phase.steps
             pace.steps += 1
@@ -236,43 +190,61 @@ class Trainer:
         return self.accelerator.prepare(self.codec)
 
     def _step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        clip: Tensor,
-        phase: Phase,
-        step: int,
+        self, work: Pass, optimizer: torch.optim.Optimizer, clip: Tensor, phase: Phase, step: int,
         done: float,
-    ) -> dict[str, Tensor | float]:
+    ) -> dict[str, Tensor | float]:  # fmt: skip
         for companion in self.companions:
             companion.begin_step(phase.stage, done)
         rates, lagrangians = self.settings.tradeoff.draw(len(clip), clip.device)
-        with self.accelerator.autocast():
-            if self.settings.intra:
-                clip[:, 0] = self.settings.intra.pictures(clip[:, 0], rates)
-            outcome: Outcome = rate_distortion(
-                model, clip, phase.stage, lagrangians, self.settings.intra_noise, rates
-            )
-        loss = outcome.loss + sum(companion.loss() for companion in self.companions)
-        optimizer.zero_grad(set_to_none=True)
-        # Going backward from a loss that is no number has crashed the process in torch.
-        finite = bool(torch.isfinite(loss))
-        if finite:
-            self.accelerator.backward(loss)
-            trained = [p for p in self.codec.parameters() if p.requires_grad]
-            norm = nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
-            # A step whose gradient is not finite would destroy the weights for good.
-            finite = bool(torch.isfinite(norm))
+        found = work(clip, rates, lagrangians)
+        # A step whose gradient is not finite would destroy the weights for good.
+        finite = bool(torch.isfinite(found.loss) & torch.isfinite(found.norm))
         if finite:
             optimizer.step()
             if self.average:
                 self.average.update()
         self._count(finite, phase, step)
-        figures = {"loss": loss.detach(), "bpp": outcome.bpp, "psnr": -10 * outcome.mse.log10()}
+        figures = {"loss": found.loss.detach(), "bpp": found.bpp, "psnr": -10 * found.mse.log10()}
         for companion in self.companions:
             companion.end_step()
             figures |= companion.figures()
         return figures
+
+    def _pass(self, model: nn.Module, optimizer: torch.optim.Optimizer, phase: Phase) -> Pass:
+        """Forward and backward of one step of `phase`."""
+        trained = [p for p in self.codec.parameters() if p.requires_grad]
+        settings = self.settings
+
+        def work(clip: Tensor, rates: Tensor | None, lagrangians: Tensor) -> Gradients:
+            with self.accelerator.autocast():
+                if settings.intra:
+                    clip[:, 0] = settings.intra.pictures(clip[:, 0], rates)
+                outcome: Outcome = rate_distortion(
+                    model, clip, phase.stage, lagrangians, settings.intra_noise, rates
+                )
+            loss = outcome.loss + sum(companion.loss() for companion in self.companions)
+            optimizer.zero_grad(set_to_none=True)
+            # Going backward from a loss that is no number has crashed the process on CPUs.
+            if loss.device.type == "cpu" and not torch.isfinite(loss):
+                return Gradients(loss, outcome.bpp, outcome.mse, torch.full_like(loss, math.nan))
+            self.accelerator.backward(loss)
+            norm = nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+            return Gradients(loss.detach(), outcome.bpp, outcome.mse, norm.detach())
+
+        return work
+
+    def _captured(self, work: Pass, clip: Tensor, phase: Phase) -> Pass:
+        """`work` as a CUDA graph where that is possible, else as it is."""
+        alone = self.accelerator.num_processes == 1 and not self.companions
+        if clip.device.type != "cuda" or not alone or not self.settings.capture:
+            return work
+        rates, lagrangians = self.settings.tradeoff.draw(len(clip), clip.device)
+        try:
+            return CapturedPass(work, clip, rates, lagrangians)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            warn(f"{self.title}: {phase.name} runs kernel by kernel, since no graph: {reason}")
+            return work
 
     def _count(self, finite: bool, phase: Phase, step: int) -> None:
         """Count steps that were left out; too many in a row are a UserError."""
@@ -309,9 +281,7 @@ class Trainer:
             seed=zlib.crc32(f"{self.settings.seed} {self.title} {phase.name}".encode()),
             length=steps * phase.batch * ranks,
         )
-        stream = batches(
-            dataset, phase.batch, start * ranks, self.settings.workers, as_bytes=True
-        )
+        stream = batches(dataset, phase.batch, start * ranks, self.settings.workers, as_bytes=True)
         for i, clip in enumerate(stream):
             if i % ranks == rank:
                 yield as_pixels(clip.to(self.accelerator.device, non_blocking=True))

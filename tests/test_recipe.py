@@ -242,7 +242,7 @@ def test_a_wrong_number_of_lambdas_is_told_before_anything_starts(recipe, name, 
     ("old", "new", "line", "key", "told"),
     [
         ("name: dcvc", "name: dvcv", 2, "codec.name", "there are: dcvc"),
-        ("preset: tiny", "preset: mini", 3, "codec.preset", "there are: official, small, tiny"),
+        ("preset: tiny", "preset: mini", 3, "codec.preset", "there are: official, base, small, tiny"),
         ("lambda: 512", "checkpoint: none.pth", 4, "codec.checkpoint", "none.pth: no such file"),
         ("stage: joint", "stage: jiont", 15, "train.phases.1.stage", "there are: flow, motion"),
         ("train: procedural", "train: /no/such", 6, "data.train.0", "/no/such: no such file"),
