@@ -19,6 +19,7 @@ from lvc import anchor as anchors
 from lvc import encoders
 from lvc.anchor import ClipCoder, Colour, anchor
 from prune import quality
+from rd.anchors import Kind
 from vcodecs import UserError
 from vcodecs.intra import ByteIntra, create_intra, intra_names, register_intra
 
@@ -411,6 +412,28 @@ def test_the_anchor_benchmark_comes_near_to_a_rate(tmp_path, monkeypatch, capsys
     options = ("--source", str(tmp_path), "--frames", "2", "--bpp", "2", "--codec", "h264")
     (row,) = json.loads(run_anchors(monkeypatch, capsys, *options).out)
     assert row["target_bpp"] == 2 and row["bpp"] == pytest.approx(2, rel=0.15)
+
+
+def test_the_anchor_benchmark_takes_presets(tmp_path, monkeypatch, capsys):
+    frames = textured(32, 48, frames=2)
+    write_video(tmp_path / "a.mkv", frames)
+    options = ("--source", str(tmp_path), "--frames", "2", "--qp", "35")
+    shown = run_anchors(monkeypatch, capsys, *options, "--codec", "h264:veryfast", "av1")
+    rows = json.loads(shown.out)
+    assert [(row["codec"], row["preset"]) for row in rows] == [("h264", "veryfast"), ("av1", "4")]
+    assert rows[0]["bpp"] == anchor(frames, 25, "h264", qp=35, preset="veryfast").bpp
+    assert "h264:veryfast" in shown.err
+
+
+def test_the_anchor_benchmark_fills_the_store(tmp_path, monkeypatch, capsys):
+    write_video(tmp_path / "a.mkv", textured(32, 48, frames=2))
+    monkeypatch.setattr("rd.anchors.KINDS", (Kind("h264", "fast", (30, 40)),))
+    monkeypatch.setattr("rd.anchors.STORE", tmp_path / "anchors.json")
+    for said in ("a: x264 fast measured\n", ""):
+        assert run_anchors(monkeypatch, capsys, "--source", str(tmp_path), "--store").err == said
+    (curve,) = json.loads((tmp_path / "anchors.json").read_text())["curves"]
+    expected = anchor(textured(32, 48, frames=2), 25, "h264", qp=40, preset="fast")
+    assert curve["points"][1] == [40, round(expected.bpp, 6), round(expected.psnr, 4)]
 
 
 def test_anchors_and_evaluation_measure_psnr_alike():
