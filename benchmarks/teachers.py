@@ -11,7 +11,9 @@ The first two measure: 32 frames of each clip in a closed loop, one I frame, the
 follow the last reconstruction, at each of the codec's rates. A codec of one lambda has a checkpoint
 a rate, each with I frames of its own or all with the same. Every result is written at once to
 benchmarks/results/teachers/NAME.json; the same command goes on from there. Anchors come from
-benchmarks/results/anchors.json and are measured where they are missing.
+benchmarks/results/anchors.json and are measured where they are missing. On cores that are busy
+with other work `--threads 1` can be several times as fast as more threads, which wait for each
+other.
 
 With a name alone the tables of what is there are printed. `--document` draws and writes all codecs'
 results into docs/teachers.md, between the marks; what stands around them stays.

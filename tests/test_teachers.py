@@ -20,7 +20,7 @@ from rd.curves import Point, averaged, delta, drift, gap
 from rd.document import BEGIN, END, write_document
 from rd.evaluate import Loaded, load_members, without_folders
 from rd.results import Measured, Member, Results, load, resumed
-from rd.tables import bd_table, card, compared, rates_table
+from rd.tables import against, bd_table, card, compared, rates_table
 from vcodecs import UserError
 from vcodecs.checkpoints import save
 
@@ -236,6 +236,13 @@ def test_tables_hold_the_deltas_the_gaps_and_the_drift(tmp_path):
     assert "2 clips, 3 frames with one I frame (hevc:qp=22), real bits" in card(c)
 
 
+def test_a_codec_of_one_rate_is_compared_at_that_rate():
+    anchor = line(5.0, rates=(0.02, 0.1, 0.5, 1.0, 2.0))
+    assert against(anchor, line(rates=(0.1,))) == "−5.00*"
+    assert against(anchor, line(rates=(0.01, 0.1))) == "–"
+    assert against(anchor, line()) == "−5.00 (+217)"
+
+
 def test_a_card_of_nothing_whole_says_so(tmp_path):
     found = results(curve_of("a")[:2] + curve_of("b")[1:], [clip("a"), clip("b", 1)])
     assert "No clip is measured" in card(compared(found, Store(tmp_path / "none.json")))
@@ -290,7 +297,7 @@ def test_a_family_of_checkpoints_is_measured_with_real_bits(tmp_path, monkeypatc
     assert found.points[0].bpp < found.points[1].bpp and found.bits == "real"
     assert [m.intra for m in found.members] == ["hevc:qp=40", "hevc:qp=20"]
     assert str(tmp_path) not in json.dumps(vars(found), default=str)
-    assert "| low |" in shown and "| high |" in shown and "BD needs 4 rate points" in shown
+    assert "| low |" in shown and "| high |" in shown and "BD-PSNR, dB" not in shown
     monkeypatch.setattr(sys, "argv", ["teachers.py", "f", "--results", str(tmp_path)])
     teachers.run()
     assert capsys.readouterr().out == shown

@@ -1,17 +1,16 @@
 """The generated part of docs/teachers.md, and the plots that it shows."""
 
 from rd.anchors import KINDS
-from rd.curves import averaged, delta
+from rd.curves import averaged
 from rd.plots import anchor_lines, codec_lines, draw
 from rd.project import UserError, atomic_write
 from rd.tables import (
+    AGAINST,
+    against,
     anchors_table,
-    bd_table,
-    both,
-    clip_bd_table,
     compared,
+    comparison,
     i_frames,
-    rates_table,
     signed,
     table,
 )
@@ -61,8 +60,7 @@ def body(codecs, store):
         "over RGB. x264, x265 and SVT-AV1: low delay, one I frame, constant QP, tuned for PSNR "
         f"({', '.join(store.encoders())}).",
         "![Rate-distortion curves, averages over the clips](teachers/average.svg)",
-        "BD-PSNR in dB (BD-rate in %) against each anchor, of the averages over clips. A codec of "
-        "fewer than four rate points has none; its rate points stand beside the anchors below.",
+        f"Averages over the clips. {AGAINST}",
         overview(codecs),
         "Drift: PSNR of the last P frame less the mean of all P frames, in dB, at each rate point "
         "from the lowest rate; mean over clips, and the clip that loses most.",
@@ -85,10 +83,7 @@ def section(c):
         f"![Rate-distortion curves of {r.name}, by clip](teachers/{r.name}.svg)",
         "Last P frame: its PSNR less the mean of all P frames. Beside: PSNR less the anchor's at "
         "the same rate.",
-        rates_table(c),
-        bd_table(c),
-        "BD-PSNR (BD-rate) by clip:",
-        clip_bd_table(c),
+        *comparison(c),
     ]
 
 
@@ -97,7 +92,7 @@ def overview(codecs):
     rows = []
     for c in codecs:
         curve = c.results.curve(c.clips)
-        rows.append([c.results.name, *(both(delta(c.average(t), curve)) for t in titles)])
+        rows.append([c.results.name, *(against(c.average(t), curve) for t in titles)])
     return table(["codec", *titles], rows)
 
 

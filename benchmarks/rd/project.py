@@ -8,13 +8,14 @@ from prune.cli import main
 from prune.closed_loop import possible_bits
 from prune.data import open_source
 from prune.evaluate import code_i_frames, evaluate_clip
-from prune.quality import BD, bd, mean
+from prune.quality import BD, BD_POINTS, bd, mean
 from vcodecs import create
 from vcodecs.checkpoints import codec_of
 from vcodecs.intra import create_intra
 
 __all__ = [
     "BD",
+    "BD_POINTS",
     "ENCODERS",
     "UserError",
     "anchor",

@@ -4,8 +4,13 @@ from dataclasses import dataclass
 
 from rd.anchors import KINDS
 from rd.curves import Point, averaged, delta, gap
-from rd.project import mean
+from rd.project import BD_POINTS, mean
 from rd.results import Results
+
+AGAINST = (
+    "BD-PSNR in dB (BD-rate in %); with a star, where there are fewer than four rate points to "
+    "have these: PSNR less the anchor's at the same rate, mean over the rate points."
+)
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,8 @@ def table(heads, rows):
 
 def rates_table(c):
     """One row a rate: the averages over clips, the drift, and the PSNR beside each anchor's."""
-    heads = [
-        "rate point",
-        "P frames: bpp",
-        "PSNR",
-        "all: bpp",
-        "PSNR",
-        "last P frame",
-        "worst clip",
-    ]
+    heads = ["rate point", "P frames: bpp", "PSNR", "all: bpp", "PSNR"]
+    heads += ["last P frame", "worst clip"]
     heads += [f"beside {title}" for title in c.anchors]
     rows = []
     curve = c.results.curve(c.clips)
@@ -77,14 +75,21 @@ def bd_table(c):
     return table(["against", "BD-PSNR, dB", "BD-rate, %", "remark"], rows)
 
 
-def clip_bd_table(c):
-    """BD-PSNR (BD-rate) by clip, one column an anchor."""
+def clip_table(c):
+    """`against` each anchor by clip, one column an anchor."""
     rows = []
     for clip in c.clips:
         curve = c.results.curve([clip])
-        found = [delta(curves[clip], curve) for curves in c.anchors.values()]
-        rows.append([clip, *(both(f) for f in found)])
+        rows.append([clip, *(against(curves[clip], curve) for curves in c.anchors.values())])
     return table(["clip", *c.anchors], rows)
+
+
+def comparison(c):
+    """The tables of a codec beside the anchors, as paragraphs."""
+    parts = [rates_table(c)]
+    if len(c.results.rates()) >= BD_POINTS:
+        parts.append(bd_table(c))
+    return [*parts, f"By clip. {AGAINST}", clip_table(c)]
 
 
 def clips_table(c):
@@ -121,13 +126,13 @@ def card(c):
         f"`{r.command}`",
         f"{len(c.clips)} clips, {frames} frames with one I frame ({i_frames(r)}), {r.bits} bits. "
         "bpp is bits per pixel, PSNR in dB over RGB; averages over clips. Last P frame: its PSNR "
-        "less the mean of all P frames. Beside: PSNR less the anchor's at the same rate. "
+        "less the mean of all P frames. Beside: PSNR less the anchor's at the same rate, by linear "
+        "interpolation in the logarithm of the rate. "
         f"{seconds / 60:.0f} minutes ({devices}).",
     ]
     if not c.clips:
         return "\n\n".join([*parts, "No clip is measured at every rate yet."])
-    parts += [rates_table(c), bd_table(c)]
-    parts += ["BD-PSNR in dB (BD-rate in %) by clip:", clip_bd_table(c)]
+    parts += comparison(c)
     parts += ["By clip, all frames:", clips_table(c)]
     return "\n\n".join(parts)
 
@@ -141,7 +146,10 @@ def signed(value, digits=2):
     return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def both(found):
-    if found.psnr_db is None and found.rate_percent is None:
-        return "–"
-    return f"{signed(found.psnr_db)} ({signed(found.rate_percent, 0)})"
+def against(anchor, curve):
+    """A cell: BD-PSNR (BD-rate), or the mean gap with a star where there are no such figures."""
+    found = delta(anchor, curve)
+    if found.psnr_db is not None or found.rate_percent is not None:
+        return f"{signed(found.psnr_db)} ({signed(found.rate_percent, 0)})"
+    gaps = [gap(anchor, point) for point in curve]
+    return "–" if None in gaps else f"{signed(mean(gaps))}*"
