@@ -106,13 +106,13 @@ def clips_table(c):
 
 
 def anchors_table(store, clips):
-    """The anchors' averages over clips, at every second QP."""
+    """The anchors' averages over clips, rate and PSNR at every second QP."""
     rows = []
     for kind in KINDS:
         curve = averaged(store.known(clip, kind) for clip in clips)
         cells = [f"{p.bpp:.3f}: {p.psnr:.2f}" for p in curve]
         rows.append([kind.title, *cells[1::2]])
-    return table(["bpp: PSNR", *["" for _ in rows[0][1:]]], rows)
+    return table(["anchor, at every second QP", *["" for _ in rows[0][1:]]], rows)
 
 
 def card(c):
@@ -143,7 +143,10 @@ def i_frames(results):
 
 def signed(value, digits=2):
     """A number with its sign, a real minus; a dash where there is none."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+    if value is None:
+        return "–"
+    # Adding 0 takes the sign from a zero.
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def against(anchor, curve):
