@@ -1,4 +1,4 @@
-"""Conventional codecs as anchors: x265 and x264 through PyAV, with real bits and explicit colour.
+"""Conventional codecs as anchors: x265, x264 and SVT-AV1 through PyAV, with real bits.
 
 A learned codec's rate and quality mean something only beside those of a codec that everybody
 knows, coded from the same frames and judged in the same colour space. The same coder supplies the
@@ -8,13 +8,13 @@ I frames (`lvc.intra`), so that both go through one colour conversion.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from lvc.encoders import ENCODERS, check, options, video_encoder
 from lvc.errors import UserError
 
 MATRICES = {"bt709": Colorspace.ITU709, "bt601": Colorspace.ITU601}
@@ -25,7 +25,6 @@ PIXEL_FORMATS = {
     "yuv444p": "4:4:4",
     "yuv420p10le": "4:2:0 10-bit",
 }
-MAX_QP = 51
 
 # Without these flags swscale averages and repeats chroma samples, which costs up to 15 dB on
 # saturated edges before any codec has run; BITEXACT gives the same pictures on every CPU.
@@ -39,7 +38,6 @@ _SCALING = (
 _RGB = {"colorspace": Colorspace.ITU709, "range": ColorRange.JPEG}
 _PADDING = 64  # FFmpeg's AV_INPUT_BUFFER_PADDING_SIZE
 _LEAST_SIDE = 16  # x265 refuses smaller pictures
-_ENCODERS = {"hevc": "libx265", "h264": "libx264", "lossless": "ffv1"}
 
 
 @dataclass(frozen=True)
@@ -82,39 +80,38 @@ class Colour:
 
 @dataclass(frozen=True)
 class ClipCoder:
-    """x265 ("hevc") or x264 ("h264") at a constant QP, preset medium, tuned for PSNR.
+    """x265 ("hevc"), x264 ("h264") or SVT-AV1 ("av1") at a constant QP, tuned for PSNR.
 
-    `all_intra` codes every frame by itself; otherwise the first frame is I and all others are P
-    (low delay, no B frames). One thread and no informational SEI: the same frames always give the
-    same bytes, and only bytes that a decoder needs.
+    `preset` is the encoder's own; None is medium, or 4 of SVT-AV1. `all_intra` codes every frame by
+    itself; otherwise the first frame is I and all others are P (low delay, no B frames; frames of
+    SVT-AV1 may mix several earlier ones). One thread and no informational SEI: the same frames
+    always give the same bytes, and only bytes that a decoder needs.
     """
 
     codec: str
     qp: int
     colour: Colour = field(default_factory=Colour)
     all_intra: bool = False
+    preset: str | None = None
 
     def __post_init__(self) -> None:
-        if self.codec not in ("hevc", "h264"):
-            raise UserError(f"codec {self.codec!r} is unknown: choose hevc or h264")
-        if isinstance(self.qp, bool) or not isinstance(self.qp, int):
-            raise UserError(f"qp {self.qp!r} is not a whole number: choose 0 (best) to {MAX_QP}")
-        if not 0 <= self.qp <= MAX_QP:
-            raise UserError(f"qp {self.qp} is out of range: choose 0 (best) to {MAX_QP}")
-        check_encoder(self.codec)
+        if self.preset is None and self.codec in ENCODERS:
+            object.__setattr__(self, "preset", ENCODERS[self.codec].usual)
+        check(self.codec, self.preset, self.qp, self.all_intra)
 
     @property
     def name(self) -> str:
         """For tables: "x265 medium, low delay P, QP 30, BT.709 limited 4:2:0"."""
-        encoder = _ENCODERS[self.codec].removeprefix("lib")
-        structure = "intra" if self.all_intra else "medium, low delay P"
-        return f"{encoder} {structure}, QP {self.qp}, {self.colour}"
+        low_delay = "low delay" if self.codec == "av1" else "low delay P"
+        structure = "intra" if self.all_intra else f"{self.preset}, {low_delay}"
+        return f"{ENCODERS[self.codec].title} {structure}, QP {self.qp}, {self.colour}"
 
     def compress(self, frames: np.ndarray, fps: float = 30.0) -> list[bytes]:
         """Encode uint8 RGB frames (T, 3, H, W) of any size; one packet a frame."""
         padded = _pad(frames)
         pixel_format = self.colour.pixel_format
-        context = video_encoder(self.codec, padded.shape[-2:], pixel_format, fps, self._options())
+        settings = options(self.codec, self.preset, self.qp, self.all_intra)
+        context = video_encoder(self.codec, padded.shape[-2:], pixel_format, fps, settings)
         packets = encode(context, (self.colour.to_yuv(picture) for picture in padded))
         if self.codec == "h264":
             # x264 writes its own settings, some 600 bytes, into the first packet.
@@ -130,7 +127,7 @@ class ClipCoder:
         Raises UserError where the packets cannot be decoded or hold other pictures than these;
         they carry no checksum, so damage that decodes goes unseen.
         """
-        context = av.CodecContext.create(self.codec, "r")
+        context = av.CodecContext.create(ENCODERS[self.codec].decoder, "r")
         decoded = decode(context, packets)
         expected = (*_padded_size(height, width), self.colour.pixel_format)
         kinds = {(frame.height, frame.width, frame.format.name) for frame in decoded}
@@ -142,24 +139,13 @@ class ClipCoder:
         pictures = [self.colour.to_rgb(frame)[:, :height, :width] for frame in decoded]
         return np.stack(pictures)
 
-    def _options(self) -> dict[str, str]:
-        # With an I/P ratio of 1 an I frame is coded at the QP that the name states.
-        endless = {"hevc": "keyint=-1", "h264": "keyint=infinite"}[self.codec]
-        structure = "keyint=1:ipratio=1" if self.all_intra else endless
-        parameters = f"qp={self.qp}:bframes=0:scenecut=0:{structure}"
-        if self.codec == "hevc":
-            # The analysis for weighted prediction reads unset memory at some sizes (such as 48x32),
-            # so that the same clip takes other bytes each time; without fades it gains nothing.
-            parameters += ":info=0:log-level=none:pools=none:frame-threads=1:weightp=0"
-        encoder = _ENCODERS[self.codec].removeprefix("lib")
-        return {"preset": "medium", "tune": "psnr", f"{encoder}-params": parameters}
-
 
 @dataclass(frozen=True)
 class Anchor:
     """A conventional codec's result on one clip: averages over all frames, the I frame included."""
 
     codec: str
+    preset: str
     name: str
     qp: int
     bpp: float
@@ -174,12 +160,14 @@ def anchor(
     qp: int | None = None,
     target_bpp: float | None = None,
     colour: Colour | None = None,
+    preset: str | None = None,
 ) -> Anchor:
-    """Code a clip, uint8 RGB (T, 3, H, W), with x265 ("hevc") or x264 ("h264"), low delay P.
+    """Code a clip, uint8 RGB (T, 3, H, W), with x265 ("hevc"), x264 ("h264") or SVT-AV1 ("av1").
 
-    Give `qp` (0 to 51) or `target_bpp` (bits per pixel, > 0): the QP whose bits are nearest to it
-    is searched for, and the bits that it really takes are returned. PSNR is over RGB, with one
-    MSE over the three channels of a frame, in dB; identical frames count 100.
+    Low delay P as in `ClipCoder`. Give `qp` (0 to 51, SVT-AV1 to 63) or `target_bpp` (bits per
+    pixel, > 0): the QP whose bits are nearest to it is searched for, and the bits that it really
+    takes are returned. PSNR is over RGB, with one MSE over the three channels of a frame, in dB;
+    identical frames count 100.
     """
     if (qp is None) == (target_bpp is None):
         raise UserError("give an anchor either a qp or a target_bpp")
@@ -189,23 +177,30 @@ def anchor(
     def bits_per_pixel(packets: list[bytes]) -> float:
         return 8 * sum(map(len, packets)) / pixels
 
+    def coder(qp: int) -> ClipCoder:
+        return ClipCoder(codec, qp, colour, preset=preset)
+
     if qp is None:
+        lowest = coder(0)  # an unknown codec or preset is told before anything is coded
         qp = _nearest_qp(
-            lambda q: bits_per_pixel(ClipCoder(codec, q, colour).compress(frames, fps)), target_bpp
+            lambda q: bits_per_pixel(coder(q).compress(frames, fps)),
+            target_bpp,
+            ENCODERS[lowest.codec].max_qp,
         )
-    coder = ClipCoder(codec, qp, colour)
-    packets = coder.compress(frames, fps)
-    decoded = coder.decompress(packets, *frames.shape[-2:])
+    chosen = coder(qp)
+    packets = chosen.compress(frames, fps)
+    decoded = chosen.decompress(packets, *frames.shape[-2:])
     qualities = tuple(psnr(a, b) for a, b in zip(frames, decoded, strict=True))
     mean = float(np.mean(qualities))
-    return Anchor(codec, coder.name, qp, bits_per_pixel(packets), mean, qualities)
+    rate = bits_per_pixel(packets)
+    return Anchor(codec, chosen.preset, chosen.name, qp, rate, mean, qualities)
 
 
-def _nearest_qp(bpp_at: Callable[[int], float], target: float) -> int:
+def _nearest_qp(bpp_at: Callable[[int], float], target: float, max_qp: int) -> int:
     """Bisect for the QP whose bits are nearest to `target` on a logarithmic scale."""
     if not (math.isfinite(target) and target > 0):
         raise UserError(f"a target of {target} bits per pixel is out of range: give one above 0")
-    low, high = 0, MAX_QP
+    low, high = 0, max_qp
     tried: dict[int, float] = {}
     while low <= high:
         middle = (low + high) // 2
@@ -219,38 +214,6 @@ def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
     """Of 8-bit pictures, in dB; 100 where they are equal."""
     mse = np.mean((original.astype(np.float64) - decoded) ** 2)
     return min(100.0, 10 * math.log10(255**2 / max(mse, 1e-12)))
-
-
-def check_encoder(codec: str) -> None:
-    """Raise a UserError that names what is missing where PyAV was built without the encoder."""
-
-    def present(library: str) -> bool:
-        try:
-            return av.codec.Codec(library, "w") is not None
-        except ValueError:  # PyAV's UnknownCodecError is one
-            return False
-
-    if not present(_ENCODERS[codec]):
-        others = [f"{name} ({library})" for name, library in _ENCODERS.items() if present(library)]
-        raise UserError(
-            f"PyAV {av.__version__} was built without {_ENCODERS[codec]}, which {codec!r} needs; "
-            f"it has: {', '.join(others) or 'none of ours'}. "
-            "Use one of these, or install PyAV's wheel from PyPI"
-        )
-
-
-def video_encoder(
-    codec: str, size: tuple[int, int], pixel_format: str, fps: float, options: dict[str, str]
-) -> av.VideoCodecContext:
-    """A single-threaded encoder context for pictures of `size` (height, width)."""
-    rate = Fraction(fps if math.isfinite(fps) and fps > 0 else 30).limit_denominator(1001)
-    context = av.CodecContext.create(_ENCODERS[codec], "w")
-    context.height, context.width = size
-    context.pix_fmt = pixel_format
-    context.framerate, context.time_base = rate, 1 / rate
-    context.thread_count = 1
-    context.options = options
-    return context
 
 
 def encode(context: av.VideoCodecContext, frames: Iterable[av.VideoFrame]) -> list[av.Packet]:

@@ -12,13 +12,12 @@ import numpy as np
 from lvc.anchor import (
     ClipCoder,
     Colour,
-    check_encoder,
     decode,
     encode,
     frame_to_picture,
     picture_to_frame,
-    video_encoder,
 )
+from lvc.encoders import check_encoder, video_encoder
 from lvc.errors import UserError
 
 T = TypeVar("T")

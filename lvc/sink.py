@@ -12,7 +12,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from lvc.anchor import Colour, check_encoder, picture_to_frame
+from lvc.anchor import Colour, picture_to_frame
+from lvc.encoders import check_encoder
 from lvc.errors import UserError
 from lvc.files import atomic_write, replacing
 

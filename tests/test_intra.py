@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lvc import anchor as anchors
+from lvc import encoders
 from lvc.anchor import ClipCoder, Colour, anchor
 from prune import quality
+from rd.anchors import Kind
 from vcodecs import UserError
 from vcodecs.intra import ByteIntra, create_intra, intra_names, register_intra
 
@@ -196,7 +199,8 @@ def test_a_wrong_spec_is_one_line_that_says_what_is_allowed(spec, said):
 
 
 def test_a_missing_encoder_is_named_with_those_that_are_there(monkeypatch):
-    monkeypatch.setitem(anchors._ENCODERS, "hevc", "libx265_left_out")
+    without = replace(encoders.ENCODERS["hevc"], library="libx265_left_out")
+    monkeypatch.setitem(encoders.ENCODERS, "hevc", without)
     with pytest.raises(UserError, match=r"without libx265_left_out.*h264 \(libx264\), lossless"):
         create_intra("hevc:qp=22")
 
@@ -249,7 +253,7 @@ def test_another_intra_codec_can_be_registered(monkeypatch):
 # Anchors
 
 
-@pytest.mark.parametrize("codec", ["hevc", "h264"])
+@pytest.mark.parametrize("codec", ["hevc", "h264", "av1"])
 def test_an_anchor_measures_real_bits_and_the_quality_of_what_they_decode_to(codec):
     frames = textured(64, 96, frames=4)
     result = anchor(frames, 25.0, codec, qp=28)
@@ -272,7 +276,7 @@ def test_p_frames_cost_less_than_the_i_frame_they_follow(codec):
     assert sum(map(len, packets)) < sum(map(len, alone)) / 2
 
 
-@pytest.mark.parametrize("codec", ["hevc", "h264"])
+@pytest.mark.parametrize("codec", ["hevc", "h264", "av1"])
 @pytest.mark.parametrize("size", [(32, 48), (32, 200), (46, 66)])
 def test_the_same_clip_always_gives_the_same_bytes(codec, size):
     frames, coder = textured(*size, frames=3), ClipCoder(codec, 30)
@@ -285,7 +289,7 @@ def test_the_same_clip_always_gives_the_same_bytes(codec, size):
     assert len(streams) == 1
 
 
-@pytest.mark.parametrize("codec", ["hevc", "h264"])
+@pytest.mark.parametrize("codec", ["hevc", "h264", "av1"])
 def test_no_further_i_frame_comes_in_a_long_clip(codec):
     # Encoders put a key frame every 250 frames unless they are told not to.
     still = np.repeat(textured(16, 16), 260, axis=0)
@@ -325,6 +329,44 @@ def test_an_unknown_anchor_codec_is_refused():
 def test_a_frame_rate_that_is_not_known_does_no_harm():
     assert anchor(textured(16, 16, frames=2), math.nan, "hevc", qp=30).bpp > 0
     assert anchor(textured(16, 16, frames=2), 29.97, "hevc", qp=30).bpp > 0
+
+
+def test_a_slower_preset_makes_more_of_its_bits():
+    frames = textured(64, 96, frames=8)
+    for codec, fast, slow in (("h264", "ultrafast", "medium"), ("av1", "10", "4")):
+        fast, slow = (anchor(frames, 25, codec, qp=36, preset=preset) for preset in (fast, slow))
+        assert math.log(slow.bpp / fast.bpp) < (slow.psnr - fast.psnr) * math.log(2) / 6
+    assert slow == anchor(frames, 25, "av1", qp=36)
+    assert slow.name == "SVT-AV1 4, low delay, QP 36, BT.709 limited 4:2:0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"codec": "h264", "qp": 30, "preset": "4"},
+            "x264 has no preset '4': choose one of ultraf",
+        ),
+        ({"codec": "av1", "qp": 30, "preset": "medium"}, "SVT-AV1 has no preset 'medium'"),
+        ({"codec": "av1", "qp": 64}, "0 (best) to 63"),
+        ({"codec": "av1", "qp": 30, "all_intra": True}, "av1 codes clips alone"),
+    ],
+)
+def test_what_an_encoder_does_not_have_is_refused(arguments, said):
+    with pytest.raises(UserError) as caught:
+        ClipCoder(**arguments)
+    assert said in str(caught.value)
+
+
+def test_av1_frames_follow_each_other_without_delay():
+    """Low delay: with one frame more, the frames before keep their bytes."""
+    frames, coder = textured(64, 96, frames=5), ClipCoder("av1", 40)
+    assert coder.compress(frames)[:4] == coder.compress(frames[:4])
+
+
+def test_av1_is_quiet(capfd):
+    anchor(textured(64, 96, frames=2), 25, "av1", qp=40)
+    assert capfd.readouterr() == ("", "")
 
 
 # The anchors' benchmark
@@ -370,6 +412,28 @@ def test_the_anchor_benchmark_comes_near_to_a_rate(tmp_path, monkeypatch, capsys
     options = ("--source", str(tmp_path), "--frames", "2", "--bpp", "2", "--codec", "h264")
     (row,) = json.loads(run_anchors(monkeypatch, capsys, *options).out)
     assert row["target_bpp"] == 2 and row["bpp"] == pytest.approx(2, rel=0.15)
+
+
+def test_the_anchor_benchmark_takes_presets(tmp_path, monkeypatch, capsys):
+    frames = textured(32, 48, frames=2)
+    write_video(tmp_path / "a.mkv", frames)
+    options = ("--source", str(tmp_path), "--frames", "2", "--qp", "35")
+    shown = run_anchors(monkeypatch, capsys, *options, "--codec", "h264:veryfast", "av1")
+    rows = json.loads(shown.out)
+    assert [(row["codec"], row["preset"]) for row in rows] == [("h264", "veryfast"), ("av1", "4")]
+    assert rows[0]["bpp"] == anchor(frames, 25, "h264", qp=35, preset="veryfast").bpp
+    assert "h264:veryfast" in shown.err
+
+
+def test_the_anchor_benchmark_fills_the_store(tmp_path, monkeypatch, capsys):
+    write_video(tmp_path / "a.mkv", textured(32, 48, frames=2))
+    monkeypatch.setattr("rd.anchors.KINDS", (Kind("h264", "fast", (30, 40)),))
+    monkeypatch.setattr("rd.anchors.STORE", tmp_path / "anchors.json")
+    for said in ("a: x264 fast measured\n", ""):
+        assert run_anchors(monkeypatch, capsys, "--source", str(tmp_path), "--store").err == said
+    (curve,) = json.loads((tmp_path / "anchors.json").read_text())["curves"]
+    expected = anchor(textured(32, 48, frames=2), 25, "h264", qp=40, preset="fast")
+    assert curve["points"][1] == [40, round(expected.bpp, 6), round(expected.psnr, 4)]
 
 
 def test_anchors_and_evaluation_measure_psnr_alike():

@@ -1,0 +1,4 @@
+"""Rate-distortion curves of dense codecs beside conventional ones: measured, kept, compared, drawn.
+
+`project` is the one module that imports from leanvc's own packages.
+"""
