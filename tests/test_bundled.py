@@ -13,8 +13,8 @@ from vcodecs import Reference, checkpoints
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = sorted(checkpoints.BUNDLED.glob("*.safetensors"))
-PER_CODEC = 8_000_000
-"""Bytes of the weights of a codec with its I frames'."""
+PER_SMALL_CODEC, PER_FILE, ALL = 8_000_000, 20_000_000, 70_000_000
+"""Bytes: of a small codec's weights with its I frames', of any file, of all files."""
 
 each = pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
 
@@ -47,10 +47,14 @@ def test_weights_are_trained(path, clip):
 
 
 def test_weights_are_small():
-    sizes = Counter()
-    for path in WEIGHTS:
-        sizes[path.stem.removesuffix("_small").removesuffix("_intra")] += path.stat().st_size
-    assert max(sizes.values()) <= PER_CODEC
+    sizes = {path.stem: path.stat().st_size for path in WEIGHTS}
+    assert max(sizes.values()) <= PER_FILE
+    assert sum(sizes.values()) <= ALL
+    small = Counter()
+    for name, size in sizes.items():
+        if name.endswith("_small"):
+            small[name.removesuffix("_small").removesuffix("_intra")] += size
+    assert max(small.values()) <= PER_SMALL_CODEC
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)
