@@ -99,9 +99,9 @@ def test_padding_what_fits_already_changes_nothing():
 
 
 def test_eval_shows_pictures_within_the_range_and_training_what_the_network_made(codec):
-    bright = fill_codec(vcodecs.create("dcvc", "tiny"))
+    bright = fill_codec(vcodecs.create("dcvc_hem", "tiny"))
     with torch.no_grad():
-        bright.contextualDecoder_part2[3].weight.mul_(8)
+        bright.recon_generation_net.recon_conv.weight.mul_(50)
     frame, previous = torch.rand(2, 1, 3, 64, 64)
     shown = code(bright.eval(), frame, Reference(previous))
     made = code(bright.train(), frame, Reference(previous))

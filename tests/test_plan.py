@@ -147,7 +147,7 @@ def test_overrides_change_the_plan(call, recipe):
     [
         (["prune.budget=0"], "error override 'prune.budget=0': prune.budget: "),
         (["prune.budget=0.001"], "override 'prune.budget=0.001': prune.budget: 0.001: with align"),
-        (["codec.preset=huge"], "there are: official, small, tiny"),
+        (["codec.preset=huge"], "there are: official, base, small, tiny"),
         (["codec.checkpoint=none.pth"], "codec.checkpoint: checkpoint none.pth: no such file"),
     ],
 )
