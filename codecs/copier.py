@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vcodecs.klt import COLOURS, FAINT, RESIDUAL, analyse, cascade, synthesise
+from vcodecs.klt import FAINT, RESIDUAL, add_colours, transform_residual
 from vcodecs.layers import GDN, ActivatedResBlock, SubpelConv
 from vcodecs.motion import SpyNet
 
@@ -66,25 +66,16 @@ def _transform_residual(codec: nn.Module) -> Tensor:
     """
     encoder, decoder = codec.contextualEncoder, codec.contextualDecoder_part1
     downs = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
-    steps = cascade(tuple(layer.out_channels for layer in downs))
-    first, *others, last = (step.basis for step in steps)
-    difference = torch.cat((first, -first), dim=1)
-    for layer, basis in zip(downs, (difference, *others, LATENT_GAIN * last), strict=True):
-        analyse(layer, basis)
     ups = [layer for layer in decoder if isinstance(layer, SubpelConv)]
-    back = (last / LATENT_GAIN, *others[::-1], first)
-    for layer, basis in zip(ups, back, strict=True):
-        synthesise(layer, basis)
+    deviation = transform_residual(downs, ups, LATENT_GAIN)
     for layer in (*encoder, *decoder):
         if isinstance(layer, GDN):
             diagonal = NORMALISATION * torch.eye(len(layer.beta))
             layer.gamma.copy_(layer.gamma_reparam.init(diagonal))
         elif isinstance(layer, ActivatedResBlock):
             layer.conv[2].weight.mul_(FAINT)
-    mixer = codec.contextualDecoder_part2[0]
-    middle, carried = mixer.kernel_size[0] // 2, range(COLOURS)
-    mixer.weight[carried, carried, middle, middle] = 1
-    return steps[-1].deviation
+    add_colours(codec.contextualDecoder_part2[0])
+    return deviation
 
 
 def _start_parameters(network: nn.Sequential, deviation: Tensor | None = None) -> None:

@@ -7,6 +7,7 @@ Every stage halves the size and keeps the directions that hold most of the varia
 (Jain, Fundamentals of Digital Image Processing, 1989, section 5.11. Its use here is our own.)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -96,6 +97,32 @@ def synthesise(layer: SubpelConv | nn.ConvTranspose2d, basis: Tensor) -> None:
     inner.weight[: outputs * 4] = 0
     inner.weight[: outputs * 4, :inputs, middle, middle] = basis.flatten(1).T
     inner.bias[: outputs * 4] = 0
+
+
+@torch.no_grad()
+def transform_residual(
+    downs: Sequence[nn.Conv2d], ups: Sequence[SubpelConv], gain: float
+) -> Tensor:
+    """Let `downs` apply the stages to a frame less what is predicted, and `ups` undo them.
+
+    The first of `downs` has the frame's colours and then the prediction's as its first inputs;
+    the latent is `gain` times the coefficients. Returns their deviations for colours of 1.
+    """
+    steps = cascade(tuple(layer.out_channels for layer in downs))
+    first, *others, last = (step.basis for step in steps)
+    difference = torch.cat((first, -first), dim=1)
+    for layer, basis in zip(downs, (difference, *others, gain * last), strict=True):
+        analyse(layer, basis)
+    for layer, basis in zip(ups, (last / gain, *others[::-1], first), strict=True):
+        synthesise(layer, basis)
+    return steps[-1].deviation
+
+
+@torch.no_grad()
+def add_colours(layer: nn.Conv2d) -> None:
+    """Add the first inputs, colours, to the first outputs of a layer."""
+    middle = layer.kernel_size[0] // 2
+    layer.weight[range(COLOURS), range(COLOURS), middle, middle] = 1
 
 
 def _four_taps(layer: nn.Conv2d | nn.ConvTranspose2d) -> slice:

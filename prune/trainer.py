@@ -10,6 +10,7 @@ import math
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -98,8 +99,8 @@ class Trainer:
 
     def _run(self) -> None:
         self.average = None
+        self.codec.to(self.accelerator.device)
         if self.settings.average is not None:
-            self.codec.to(self.accelerator.device)
             self.average = AveragedWeights(self.codec, self.settings.average)
         saved = self._load()
         start = Position()
@@ -136,7 +137,6 @@ class Trainer:
         if at.step == 0:
             self.curves.append(Curve(phase.name))
         select_modules(self.codec, phase.stage.modules)
-        self.codec.to(self.accelerator.device)
         optimizer = self._optimizer(phase)
         if optimizer_state:
             peaks = [group["peak"] for group in optimizer.param_groups]
@@ -301,10 +301,7 @@ class Trainer:
 
     def _validate(self, phase: Phase, step: int) -> None:
         """Score the weights that would be left now, and keep them where they are the best."""
-        if self.average:
-            with self.average.applied():
-                self._score(phase, step)
-        else:
+        with self.average.applied() if self.average else nullcontext():
             self._score(phase, step)
         self.codec.train()
 

@@ -18,7 +18,18 @@ from vcodecs.copier import (
     zero,
 )
 from vcodecs.dcvc_hem.blocks import DownBlock, GatedBlock, ResidualBlock, UNet, UpBlock
-from vcodecs.klt import COLOURS, FAINT, PICTURE, RESIDUAL, Step, analyse, cascade, synthesise
+from vcodecs.klt import (
+    COLOURS,
+    FAINT,
+    PICTURE,
+    RESIDUAL,
+    Step,
+    add_colours,
+    analyse,
+    cascade,
+    synthesise,
+    transform_residual,
+)
 from vcodecs.layers import ResBlock, SubpelConv
 
 GAIN = 6.0
@@ -98,20 +109,12 @@ def _transform_residual(codec: nn.Module) -> Tensor:
     """As `_transform_picture`, of the frame less the context's colours; nothing here activates."""
     encoder, decoder = codec.contextual_encoder, codec.contextual_decoder
     downs = (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4)
-    steps = cascade(tuple(layer.out_channels for layer in downs))
-    first, *others, last = (step.basis for step in steps)
-    difference = torch.cat((first, -first), dim=1)
-    for layer, basis in zip(downs, (difference, *others, GAIN * last), strict=True):
-        analyse(layer, basis)
     ups = (decoder.up1, decoder.up2, decoder.up3, decoder.up4)
-    for layer, basis in zip(ups, (last / GAIN, *others[::-1], first), strict=True):
-        synthesise(layer, basis)
+    deviation = transform_residual(downs, ups, GAIN)
     for block in (encoder.res1, encoder.res2, decoder.res1, decoder.res2):
         block.conv2.weight.mul_(FAINT)
-    joined = codec.recon_generation_net.first_conv
-    middle = joined.kernel_size[0] // 2
-    joined.weight[range(COLOURS), range(COLOURS), middle, middle] = 1
-    return steps[-1].deviation
+    add_colours(codec.recon_generation_net.first_conv)
+    return deviation
 
 
 def _copy_through(codec: nn.Module) -> None:
