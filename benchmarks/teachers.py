@@ -7,7 +7,7 @@
     python benchmarks/teachers.py dcvc_hem_small
     python benchmarks/teachers.py --document
 
-The first two measure: 32 frames of each clip in a closed loop, one I frame, then P frames that each
+The first two measure: 32 frames of each clip in a coding loop, one I frame, then P frames that each
 follow the last reconstruction, at each of the codec's rates. A codec of one lambda has a checkpoint
 a rate, each with I frames of its own or all with the same. Every result is written at once to
 benchmarks/results/teachers/NAME.json; the same command goes on from there. Anchors come from

@@ -46,7 +46,7 @@ class Writer:
         self._pending.append(("symbols", values, (which, tables)))
         return values
 
-    def marks(self, values: np.ndarray | None, count: int) -> np.ndarray:
+    def side_flags(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """Code `count` booleans that are nearly always false; returns them."""
         values = np.asarray(values, bool)
         self._pending.append(("marks", values, ()))
@@ -87,7 +87,7 @@ class Reader:
         except AssertionError as error:
             raise PayloadError("the payload holds bits that are no symbol") from error
 
-    def marks(self, values: np.ndarray | None, count: int) -> np.ndarray:
+    def side_flags(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """The next `count` booleans."""
         if not self._rarity:
             return np.zeros(count, bool)

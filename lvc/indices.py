@@ -53,5 +53,5 @@ def nearest(coder: Coder, value: np.ndarray, margin: float | np.ndarray) -> np.n
     """
     lower = np.floor(value)
     near = None if coder.reads else np.abs(value - lower - 0.5) < margin
-    marked = coder.marks(near, value.size)
+    marked = coder.side_flags(near, value.size)
     return np.where(marked, lower + 1, np.floor(value + 0.5)).astype(np.int64)

@@ -6,7 +6,7 @@ The channel groups, what they cost and what has to stay are the same in both.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -15,87 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from prune.cli import main, recipe_parser
-from prune.groups import Group
-from prune.job import Job
-from prune.load import load_recipe
-from prune.macs import decoder_macs
+from prune.pipeline.job import Job
+from prune.pipeline.plan import Plan, make_plan
 from prune.progress import console, warn
-from prune.recipe import Recipe
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import Recipe
 from prune.report.cells import prefixed
-from prune.shrink import shrunk_copy
 
 WIDTH = 100  # of what goes to a file or a pipe
-
-
-@dataclass(frozen=True)
-class PlannedGroup:
-    """Channels that go together: the layers that make and that read them, and which would go.
-
-    `removed`: indices into the group's `channels`, each of which is `width` of a tensor's.
-    """
-
-    name: str
-    made_by: list[str]
-    read_by: list[str]
-    channels: int
-    removed: list[int]
-    width: int = 1
-
-
-@dataclass(frozen=True)
-class PlannedMacs:
-    """MACs of one P frame of `height` x `width`: (dense, sparse) by decoder module, and in all."""
-
-    height: int
-    width: int
-    by_module: dict[str, tuple[int, int]]
-    dense: int
-    sparse: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one-shot pruning would do. `fixed`: why a layer's channels stay, by layer."""
-
-    codec: str
-    preset: str
-    budget: float
-    groups: list[PlannedGroup]
-    macs: PlannedMacs
-    fixed: dict[str, str]
-
-
-def make_plan(job: Job) -> Plan:
-    """Choose by magnitude, remove, and count. UserError when no choice meets the budget."""
-    kept = job.one_shot()
-    measure = job.recipe.measure
-    dense = decoder_macs(job.teacher, measure.height, measure.width)
-    sparse = decoder_macs(shrunk_copy(job.teacher, kept), measure.height, measure.width)
-    return Plan(
-        codec=job.teacher.name,
-        preset=job.teacher.preset,
-        budget=job.recipe.prune.budget,
-        groups=[_planned(group, kept[group.name]) for group in job.channels.groups],
-        macs=PlannedMacs(
-            height=measure.height,
-            width=measure.width,
-            by_module={n: (macs, sparse.by_module[n]) for n, macs in dense.by_module.items()},
-            dense=dense.total,
-            sparse=sparse.total,
-        ),
-        fixed=dict(job.channels.fixed),
-    )
-
-
-def _planned(group: Group, kept: Sequence[int]) -> PlannedGroup:
-    return PlannedGroup(
-        name=group.name,
-        made_by=[m.layer for m in group.producers()],
-        read_by=[m.layer for m in group.consumers()],
-        channels=group.size,
-        width=group.width,
-        removed=sorted(set(range(group.size)) - set(kept)),
-    )
 
 
 # ---------------------------------------------------------------------- as tables

@@ -8,16 +8,16 @@ command after a crash goes on where it stopped.
 
 from pathlib import Path
 
-from prune import pipeline
-from prune.assemble import assemble, pictures
 from prune.cli import main, recipe_parser
-from prune.headline import headline
-from prune.job import Job
-from prune.load import load_recipe
+from prune.pipeline import work as pipeline
+from prune.pipeline.assemble import assemble, pictures
+from prune.pipeline.job import Job
+from prune.pipeline.steps import Steps
 from prune.progress import console, warn
-from prune.recipe import Recipe
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import Recipe
 from prune.report.render import write_report
-from prune.steps import Steps
+from prune.report.summary import headline
 
 
 def run(recipe: Recipe, base: Path) -> Path:

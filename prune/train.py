@@ -12,12 +12,13 @@ from lvc.files import atomic_write
 from prune.cli import main, recipe_parser
 from prune.data import check_sources, open_source
 from prune.data.held_back import held_back
-from prune.load import load_recipe
+from prune.pipeline.training import phases_of, settings_of
 from prune.progress import console
-from prune.recipe import TeacherRecipe, phases_of, settings_of
-from prune.steps import STATE
-from prune.trainer import Trainer
-from prune.validation import Validation
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import TeacherRecipe
+from prune.training.settings import STATE
+from prune.training.trainer import Trainer
+from prune.training.validation import Validation
 from vcodecs import UserError, checkpoints
 
 RECORD = "recipe.json"

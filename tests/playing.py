@@ -7,7 +7,7 @@ from test_real_bits import make
 
 from lvc.pictures import as_picture
 from lvc.video import open_sink, open_source
-from prune.export import Size, export_bundle
+from prune.onnx_export.bundle import Size, export_bundle
 from vcodecs import checkpoints
 from vcodecs.__main__ import main
 

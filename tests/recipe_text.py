@@ -2,8 +2,8 @@
 
 import pytest
 
-from prune.load import load_recipe
-from prune.recipe import Recipe
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import Recipe
 from vcodecs import UserError
 
 TEXT = """\

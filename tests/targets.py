@@ -29,7 +29,7 @@ from lvc.packets import DamageError
 from lvc.pictures import as_picture
 from lvc.player import Player
 from lvc.video import open_sink, open_source
-from prune.export import Size, export_bundle
+from prune.onnx_export.bundle import Size, export_bundle
 from vcodecs import checkpoints
 from vcodecs.coding import TorchNetworks
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from prune.average import AveragedWeights
+from prune.training.average import AveragedWeights
 
 
 def layer(value):

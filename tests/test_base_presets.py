@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import vcodecs
-from prune.macs import decoder_macs
+from prune.measure.macs import decoder_macs
 from vcodecs import Reference, checkpoints
 
 CODECS = ["dcvc", "dcvc_hem", "dcvc_hem_intra", "fvc"]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from toys import shaken
 
 import vcodecs
-from prune.budget import CostModel
-from prune.groups import find_groups, remove_from
-from prune.macs import decoder_macs
+from prune.groups.find import find_groups
+from prune.groups.removal import remove_from
+from prune.measure.macs import decoder_macs
+from prune.sparsify.cost import CostModel
 
 KINDS = toys.WELL_BEHAVED
 

@@ -24,7 +24,7 @@ from lvc.errors import UserError
 from lvc.intra import create_pictures
 from lvc.pictures import padded
 from lvc.program import Step, decompress
-from prune.export import Size, export_bundle
+from prune.onnx_export.bundle import Size, export_bundle
 
 SIDES = (128, 128)
 INTEGER = TensorProto.INT64

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vcodecs
-from prune.objective import rate_distortion
+from prune.training.loss import rate_distortion
 
 CODECS = ["dcvc", "dcvc_hem", "dcvc_hem_intra", "fvc"]
 
@@ -65,7 +65,7 @@ def test_a_transfer_would_be_seen():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("name", CODECS)
 def test_a_recorded_pass_leaves_the_gradients_of_a_plain_one(name):
-    from prune.captured import CapturedPass, Gradients
+    from prune.training.captured import CapturedPass, Gradients
 
     torch.manual_seed(0)
     codec = vcodecs.create(name, "tiny").cuda().train()

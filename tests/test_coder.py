@@ -60,7 +60,7 @@ def written(parts):
         if kind == "symbols":
             writer.symbols(values, *rest)
         else:
-            writer.marks(values, len(values))
+            writer.side_flags(values, len(values))
     return writer.finish()
 
 
@@ -71,7 +71,7 @@ def read(payload, parts):
         if kind == "symbols":
             found.append(reader.symbols(None, *rest))
         else:
-            found.append(reader.marks(None, len(values)))
+            found.append(reader.side_flags(None, len(values)))
     reader.finish()
     return found
 
@@ -105,7 +105,7 @@ def test_a_writer_answers_with_the_values_that_it_was_given():
     writer = Writer()
     values, marks = np.array([3, -2, 99]), np.array([True, False])
     assert (writer.symbols(values, np.zeros(3, int), [NARROW]) == values).all()
-    assert (writer.marks(marks, 2) == marks).all()
+    assert (writer.side_flags(marks, 2) == marks).all()
 
 
 def test_a_payload_of_nothing_is_one_byte():
@@ -254,7 +254,7 @@ class Decoder:
                 found[place] = self.escaped() if is_escape else table.first + entry
         return found
 
-    def marks(self, count):
+    def side_flags(self, count):
         if not self.rarity:
             return [False] * count
         rare = 2 ** (24 - self.rarity)
@@ -274,7 +274,7 @@ def test_a_decoder_written_from_the_format_alone_reads_the_same(parts):
             which, tables = rest
             assert np.array_equal(decoder.symbols(which.tolist(), tables), values)
         else:
-            assert np.array_equal(decoder.marks(len(values)), values)
+            assert np.array_equal(decoder.side_flags(len(values)), values)
     assert decoder.at_end()
 
 
@@ -285,7 +285,7 @@ def test_the_decoder_from_the_format_reads_tables_marks_and_escapes_of_a_long_pa
     marks = generator.random(3000) < 0.02
     payload = written([("marks", marks), ("symbols", values, which, LAPLACE)])
     decoder = Decoder(payload)
-    assert np.array_equal(decoder.marks(3000), marks)
+    assert np.array_equal(decoder.side_flags(3000), marks)
     assert np.array_equal(decoder.symbols(which.tolist(), LAPLACE), values)
     assert decoder.at_end()
 
@@ -372,9 +372,9 @@ def test_bits_that_are_no_entry_of_any_table_are_refused():
     with pytest.raises(PayloadError, match="no symbol"):
         Reader(most).symbols(None, np.zeros(1, int), [NARROW])
     with pytest.raises(PayloadError, match="no mark"):
-        Reader(most).marks(None, 1)
+        Reader(most).side_flags(None, 1)
     last = struct.pack("<BII", 1, 2**32 - 1, 2**32 - 2**24 - 1)
-    assert Reader(last).marks(None, 1).all()
+    assert Reader(last).side_flags(None, 1).all()
 
 
 def test_surplus_words_are_found():
@@ -423,7 +423,7 @@ def test_a_few_bytes_are_not_read_as_millions_of_symbols():
                 Reader(payload).symbols(None, np.zeros(10**6, int), [table])
     for rarity in (1, 5):
         with pytest.raises(PayloadError, match="ends before what it codes"):
-            Reader(bytes([rarity]) + bytes(8)).marks(None, 10**6)
+            Reader(bytes([rarity]) + bytes(8)).side_flags(None, 10**6)
     assert time.perf_counter() - start < 5
 
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from prune.compare import main, run_names
+from prune.compare import main
+from prune.report.comparison import run_names
 
 
 def pair(dense, sparse):

@@ -12,7 +12,7 @@ from reference_fill import fill_codec
 
 import vcodecs
 from lvc.pictures import round_up
-from prune.objective import rate_distortion
+from prune.training.loss import rate_distortion
 from vcodecs import CodedFrame, Reference, UserError, VideoCodec
 from vcodecs.contract import DecoderGraph, GraphTensor, pad
 from vcodecs.registry import codec_class

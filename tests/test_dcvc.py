@@ -15,7 +15,7 @@ import torch
 from reference_fill import REFERENCE, fill, fill_codec, needs, picture
 
 import vcodecs
-from prune.closed_loop import RealLoop
+from prune.evaluation.coding_loop import RealLoop
 from vcodecs import Reference
 from vcodecs.dcvc import ENCODER_ONLY
 from vcodecs.layers import fold

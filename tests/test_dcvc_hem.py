@@ -14,7 +14,7 @@ from hem import INTRA, VIDEO, both_codecs, lively, needs_reference, official
 from reference_fill import REFERENCE, fill
 
 import vcodecs
-from prune.macs import decoder_macs, encoder_macs, parameters
+from prune.measure.macs import decoder_macs, encoder_macs, parameters
 from vcodecs import UserError
 
 # ---------------------------------------------------------------------- names, shapes, loading

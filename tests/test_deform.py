@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
-from prune.deform import FORMULAS, deformable_macs, fetching_share
+from prune.measure.deformable import FORMULAS, deformable_macs, fetching_share
 from vcodecs.deform import GROUPS, DeformableConv, computed_by, has_deformable, sample_and_convolve
 
 CLOSE = 1e-5

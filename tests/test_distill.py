@@ -1,7 +1,6 @@
 """Layer-wise distillation: taps, distortions, shares, and the two sources of what is right."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,9 @@ from toys import clip, shaken
 import vcodecs
 from distill import AdaptiveWeights, Distiller, Tap, decoder_stages, find_taps
 from distill.losses import distortion
-from prune.groups import find_groups
-from prune.pipeline import _tap
-from prune.shrink import shrunk_copy
+from prune.groups.find import find_groups
+from prune.groups.shrink import shrunk_copy
+from prune.pipeline.distillation import _tap
 from vcodecs import Reference, Stage
 
 CODEC = shaken(vcodecs.create("dcvc", "tiny"))
@@ -24,7 +23,7 @@ MOTION = next(stage for stage in CODEC.stages() if stage.name == "motion")
 
 
 def run(codec, frames=2, seed=0):
-    """P frames in a closed loop; the last coded frame."""
+    """P frames in a coding loop; the last coded frame."""
     pictures = clip(frames, seed=seed)
     reference = Reference(pictures[:1])
     for t in range(1, frames):
@@ -342,8 +341,7 @@ def shrunk():
     """The taps of a tiny DCVC whose groups have lost every third channel, and that student."""
     channels = find_groups(CODEC)
     kept = {g.name: [c for c in range(g.size) if c % 3 != 1] for g in channels.groups}
-    job = SimpleNamespace(channels=channels)
-    taps = {name: _tap(job, CODEC, name, kept) for name in find_taps(CODEC)}
+    taps = {name: _tap(channels, CODEC, name, kept) for name in find_taps(CODEC)}
     return taps, shrunk_copy(CODEC, kept), kept
 
 

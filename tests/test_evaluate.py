@@ -1,4 +1,4 @@
-"""Rate-distortion evaluation: quality measures, Bjontegaard deltas, the closed loop, reports."""
+"""Rate-distortion evaluation: quality measures, Bjontegaard deltas, the coding loop, reports."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from torch import nn
 from lvc.anchor import ClipCoder
 from prune.data import open_source
 from prune.data.source import ClipError, ClipInfo, Source
-from prune.evaluate import evaluate, evaluate_clip
-from prune.quality import PSNR_CAP, bd, ms_ssim, psnr, why_no_ms_ssim
+from prune.evaluation.metrics import PSNR_CAP, bd, ms_ssim, psnr, why_no_ms_ssim
+from prune.evaluation.rate_distortion import evaluate, evaluate_clip
 from prune.report.schema import Quality
 from vcodecs import CodedFrame, Reference, UserError
 from vcodecs.intra import ByteIntra, create_intra

@@ -12,12 +12,13 @@ from toys import SubpelChain, shaken
 
 import vcodecs
 from lvc.bundle import read_bundle, session
-from prune import export
-from prune.export import Size, command, example_inputs, export_bundle
-from prune.groups import find_groups
-from prune.macs import decoder_macs
-from prune.onnx_macs import bundle_macs, graph_macs
-from prune.shrink import masked_copy, shrunk_copy
+from prune.export import command
+from prune.groups.find import find_groups
+from prune.groups.shrink import masked_copy, shrunk_copy
+from prune.measure.macs import decoder_macs
+from prune.measure.onnx_macs import bundle_macs, graph_macs
+from prune.onnx_export import bundle
+from prune.onnx_export.bundle import Size, example_inputs, export_bundle
 from vcodecs import UserError, checkpoints
 
 FIXED = (64, 128)
@@ -147,7 +148,7 @@ def test_where_onnxruntime_differs_nothing_that_claims_to_be_a_bundle_is_left(
 ):
     for file in toy_bundle.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(bundle, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match="onnxruntime differs from torch"):
         export_bundle(shaken(SubpelChain()), tmp_path, Size(64, 64, dynamic=False))
     with pytest.raises(UserError, match="not a readable bundle"):
@@ -327,8 +328,8 @@ def test_the_command_exports_a_checkpoint_at_the_size_asked_for(
         return 3e-6
 
     # The export itself is tested above.
-    monkeypatch.setattr(export, "export_bundle", note)
-    monkeypatch.setattr(export, "check_bundle", lambda codec, folder, clip: len(clip) - 1)
+    monkeypatch.setattr("prune.export.export_bundle", note)
+    monkeypatch.setattr("prune.export.check_bundle", lambda codec, folder, clip: len(clip) - 1)
     told = "bundle: a (onnxruntime agrees with torch to 3.0e-06, and decodes 2 frames that torch"
     status, out, err = call(tmp_path, command, checkpoint, "a")
     assert (status, out.replace("\n", " ").strip(), err) == (0, f"{told} coded)", "")

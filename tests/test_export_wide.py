@@ -5,8 +5,8 @@ import onnx
 import pytest
 from hem import VIDEO, lively
 
-from prune import export
-from prune.export import Size, example_inputs, export_bundle
+from prune.onnx_export import bundle as export
+from prune.onnx_export.bundle import Size, example_inputs, export_bundle
 from vcodecs import UserError
 
 WIDE = Size(64, 1920, dynamic=False)

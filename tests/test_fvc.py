@@ -14,9 +14,9 @@ from fvc import lively, needs_reference, official, pictures
 from reference_fill import REFERENCE, picture
 from torch.nn import functional as F
 
-from prune.macs import decoder_macs, encoder_macs, parameters
-from prune.objective import rate_distortion
-from prune.trainer import select_modules
+from prune.measure.macs import decoder_macs, encoder_macs, parameters
+from prune.training.loss import rate_distortion
+from prune.training.trainer import select_modules
 from vcodecs import Reference, UserError
 from vcodecs.fvc import FVC
 from vcodecs.fvc.fusion import Fusion

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from toys import clip
 
 from lvc.bundle import read_bundle, session
-from prune.budget import CostModel
-from prune.export import Size, example_inputs, export_bundle
-from prune.groups import find_groups, sort_out
-from prune.macs import decoder_macs
-from prune.mask import relative_norms
-from prune.onnx_macs import bundle_macs
-from prune.select import choose
-from prune.shrink import largest_difference, masked_copy, shrunk_copy
-from prune.trace import trace
+from prune.groups.find import find_groups
+from prune.groups.grouping import sort_out
+from prune.groups.shrink import largest_difference, masked_copy, shrunk_copy
+from prune.groups.trace import trace
+from prune.groups.weights import relative_norms
+from prune.measure.macs import decoder_macs
+from prune.measure.onnx_macs import bundle_macs
+from prune.onnx_export.bundle import Size, example_inputs, export_bundle
+from prune.sparsify.cost import CostModel
+from prune.sparsify.selection import choose
 from vcodecs.fvc import FVC
 from vcodecs.fvc.video import Widths
 

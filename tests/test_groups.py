@@ -10,9 +10,12 @@ from torch import nn
 from toys import clip, shaken
 
 import vcodecs
-from prune.groups import Channels, find_groups, remove, remove_from, sort_out
-from prune.shrink import largest_difference, masked_copy, shrunk_copy
-from prune.trace import trace
+from prune.groups.channels import Channels
+from prune.groups.find import find_groups
+from prune.groups.grouping import sort_out
+from prune.groups.removal import remove_from
+from prune.groups.shrink import largest_difference, masked_copy, remove, shrunk_copy
+from prune.groups.trace import trace
 from vcodecs import Reference, UserError, VideoCodec
 
 CLOSE = 1e-5

@@ -195,7 +195,7 @@ def test_predictions_that_are_clear_of_every_border_cost_nothing():
 def test_marks_that_nobody_wrote_lead_to_no_level_without_a_table(scale):
     """A damaged payload may mark a scale that lies beside no border."""
     writer = Writer()
-    writer.marks(np.ones(3, bool), 3)
+    writer.side_flags(np.ones(3, bool), 3)
     try:
         found = levels(Reader(writer.finish()), np.full(3, scale, np.float32), MARGIN)
     except PayloadError:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lvc import anchor as anchors
 from lvc import encoders
 from lvc.anchor import ClipCoder, Colour, anchor
-from prune import quality
+from prune.evaluation import metrics as quality
 from rd.anchors import Kind
 from vcodecs import UserError
 from vcodecs.intra import ByteIntra, create_intra, intra_names, register_intra

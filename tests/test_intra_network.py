@@ -7,9 +7,9 @@ from training import SETTINGS
 
 import vcodecs
 from prune.data import open_source
-from prune.evaluate import evaluate, evaluate_clip
-from prune.rates import Tradeoff
-from prune.trainer import Phase, Trainer
+from prune.evaluation.rate_distortion import evaluate, evaluate_clip
+from prune.training.tradeoff import Tradeoff
+from prune.training.trainer import Phase, Trainer
 from vcodecs import Reference, Stage, UserError, VideoCodec, checkpoints
 from vcodecs.coding import TorchNetworks, compress
 from vcodecs.contract import pad

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vcodecs
-from prune.macs import decoder_macs, encoder_macs, parameters
-from prune.onnx_macs import bundle_macs, graph_macs
+from prune.measure.macs import decoder_macs, encoder_macs, parameters
+from prune.measure.onnx_macs import bundle_macs, graph_macs
 
 with_reference = needs("macs.json")
 

@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import clip, shaken
 
-from prune.groups import find_groups
-from prune.mask import (
-    Gate,
-    GradientDecay,
-    MaskedGroup,
+from prune.groups.find import find_groups
+from prune.groups.weights import (
     convolution,
     filter_norms,
     output_dim,
@@ -22,7 +19,8 @@ from prune.mask import (
     relative_norms,
     zero_channels,
 )
-from prune.methods import factors
+from prune.sparsify.gradient_decay import GradientDecay, factors
+from prune.sparsify.masked import Gate, MaskedGroup
 from vcodecs import Reference
 from vcodecs.layers import SubpelConv, deconv
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune.methods import beta_at, factors
-from prune.recipe import BetaSection
+from prune.recipe.schema import BetaSection
+from prune.sparsify.gradient_decay import beta_at, factors
 
 M = torch.tensor([1.0, 0.0])
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prune.objective import rate_distortion
+from prune.training.loss import rate_distortion
 from vcodecs import CodedFrame, Reference, Stage
 
 LAGRANGIAN = 100.0

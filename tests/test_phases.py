@@ -2,7 +2,7 @@
 
 import pytest
 
-from prune.phases import Phase, TimeBox, boxed_rate_factor
+from prune.training.phases import Phase, TimeBox, boxed_rate_factor
 from vcodecs import Stage
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from prune.job import Job
-from prune.load import load_recipe
-from prune.macs import decoder_macs
-from prune.plan import Plan, PlannedGroup, PlannedMacs, command, make_plan, tables
-from prune.recipe import Recipe
-from prune.trace import CONVOLUTIONS
+from prune.groups.trace import CONVOLUTIONS
+from prune.measure.macs import decoder_macs
+from prune.pipeline.job import Job
+from prune.pipeline.plan import Plan, PlannedGroup, PlannedMacs, make_plan
+from prune.plan import command, tables
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import Recipe
 from vcodecs import UserError
 
 RECIPE = """\

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prune import precision
+from prune.training import precision
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune.rates import Tradeoff, interpolated
+from prune.training.tradeoff import Tradeoff, interpolated
 
 POINTS, LAGRANGIANS = (0.0, 1.0, 2.0, 3.0), (85.0, 170.0, 380.0, 840.0)
 MANY = Tradeoff(POINTS, LAGRANGIANS)

@@ -12,9 +12,9 @@ import vcodecs
 from lvc.bundle import BundleNetworks
 from lvc.coder import PayloadError
 from lvc.program import decompress
-from prune.export import Size, export_bundle
-from prune.groups import find_groups
-from prune.shrink import masked_copy, shrunk_copy
+from prune.groups.find import find_groups
+from prune.groups.shrink import masked_copy, shrunk_copy
+from prune.onnx_export.bundle import Size, export_bundle
 from vcodecs import UserError
 from vcodecs.coding import TorchNetworks, compress, entropy_of, identity
 

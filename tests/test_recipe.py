@@ -7,9 +7,10 @@ import yaml
 from recipe_text import TEXT, fault, load, write
 
 import vcodecs
-from prune.job import Job
-from prune.load import load_recipe
-from prune.recipe import Recipe, TeacherRecipe, settings_of
+from prune.pipeline.job import Job
+from prune.pipeline.training import settings_of
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import Recipe, TeacherRecipe
 from vcodecs import UserError
 
 

@@ -5,12 +5,12 @@ import torch
 from reference_fill import picture
 from test_real_bits import make, shrunk
 
-from prune.closed_loop import loop
-from prune.evaluate import evaluate_clip
-from prune.export import Size, export_bundle
-from prune.groups import find_groups
-from prune.roundtrip import check_bundle, check_decodes
-from prune.shrink import masked_copy, shrunk_copy
+from prune.evaluation.coding_loop import loop
+from prune.evaluation.rate_distortion import evaluate_clip
+from prune.groups.find import find_groups
+from prune.groups.shrink import masked_copy, shrunk_copy
+from prune.onnx_export.bit_parity import check_bundle, check_decodes
+from prune.onnx_export.bundle import Size, export_bundle
 from vcodecs import UserError
 from vcodecs.coding import TorchNetworks
 from vcodecs.intra import create_intra

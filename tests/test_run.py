@@ -19,12 +19,12 @@ from whole_runs import (
 )
 
 import vcodecs
-from prune import compare
 from prune.cli import OUT_OF_MEMORY, explanation
-from prune.macs import decoder_macs
+from prune.measure.macs import decoder_macs
+from prune.report import comparison as compare
 from prune.report import load_report
 from prune.run import command
-from prune.steps import STATE
+from prune.training.settings import STATE
 from vcodecs import UserError, checkpoints
 
 # ---------------------------------------------------------------------- killed and started again

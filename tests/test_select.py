@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vcodecs
-from prune.budget import CostModel
-from prune.groups import Group, Member, find_groups
-from prune.mask import relative_norms
-from prune.select import allowed_counts, choose
+from prune.groups.channels import Group, Member
+from prune.groups.find import find_groups
+from prune.groups.weights import relative_norms
+from prune.sparsify.cost import CostModel
+from prune.sparsify.selection import allowed_counts, choose
 from vcodecs import UserError
 
 BUDGETS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -85,6 +86,29 @@ def test_a_budget_below_what_floors_and_alignment_allow_is_an_error(preset, alig
     _, groups, cost = subject(preset)
     with pytest.raises(UserError, match=r"0.05.*at least 0\.\d+ of the MACs stay"):
         choose(groups, magnitudes(preset), cost, 0.05, align, floor)
+
+
+class Proportional:
+    """A cost that is the kept part of the channels of one group."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def fraction(self, counts):
+        return counts.sum() / self.size
+
+
+@pytest.mark.parametrize(
+    "budget, allowed", [(0.511, True), (0.529, True), (0.532, False), (0.549, False)]
+)
+def test_a_budget_is_met_within_a_hundredth_of_the_dense_macs_or_not_at_all(budget, allowed):
+    scores = [torch.arange(50.0)]
+    if allowed:
+        kept = choose([group_of(50)], scores, Proportional(50), budget, 26, 0.0)
+        assert kept == {"layer": list(range(24, 50))}
+        return
+    with pytest.raises(UserError, match=r"the nearest that counts by 26 reach is 0\.520"):
+        choose([group_of(50)], scores, Proportional(50), budget, 26, 0.0)
 
 
 def test_the_whole_budget_keeps_everything():

@@ -8,9 +8,9 @@ import toys
 from toys import clip, shaken
 
 import vcodecs
-from prune.groups import find_groups
-from prune.mask import MaskedGroup
-from prune.shrink import TOLERANCE, check_same, largest_difference, masked_copy, shrunk_copy
+from prune.groups.find import find_groups
+from prune.groups.shrink import TOLERANCE, check_same, largest_difference, masked_copy, shrunk_copy
+from prune.sparsify.masked import MaskedGroup
 from vcodecs import UserError, checkpoints
 
 

@@ -8,11 +8,11 @@ import toys
 from toys import clip, shaken
 
 import vcodecs
-from prune.budget import CostModel
-from prune.groups import find_groups
-from prune.recipe import PruneSection
-from prune.shrink import largest_difference
-from prune.sparsify import Sparsifier
+from prune.groups.find import find_groups
+from prune.groups.shrink import largest_difference
+from prune.recipe.schema import PruneSection
+from prune.sparsify.cost import CostModel
+from prune.sparsify.sparsifier import Sparsifier
 from vcodecs import Reference, Stage
 
 CODEC = shaken(vcodecs.create("dcvc", "tiny"))
@@ -96,6 +96,29 @@ def test_an_overshoot_pays_until_it_has_come_back():
     before = companion.multiplier
     companion.end_step()
     assert companion.multiplier > before
+
+
+def test_the_budget_is_an_augmented_lagrangian_of_the_macs_above_it():
+    companion = sparsifier(budget=0.5)
+    with torch.no_grad():
+        companion.thresholds.fill_(-1.0)
+
+    def loss_and_gradient(multiplier):
+        companion.begin_step(JOINT, 1.0)  # leaves a multiplier of 0 where the stage is new
+        companion.multiplier = multiplier
+        companion.begin_step(JOINT, 1.0)
+        companion.thresholds.grad = None
+        companion.loss().backward()
+        return float(companion.loss().detach()), companion.thresholds.grad.clone()
+
+    plain, pull = loss_and_gradient(0.0)
+    excess = companion.keep - 0.5
+    assert excess > 0.05
+    assert plain == pytest.approx(50 * excess**2)
+    pressed, harder = loss_and_gradient(3.0)
+    assert pressed == pytest.approx(50 * excess**2 + 3.0 * excess)
+    # Both terms are functions of the same excess: so are their gradients.
+    torch.testing.assert_close(harder, pull * (1 + 3.0 / (100 * excess)))
 
 
 def test_no_group_goes_below_its_floor():
@@ -285,7 +308,7 @@ def test_unmasking_restores_the_dense_codec():
     companion = sparsifier(codec=codec)
     train(companion, 60)
     assert largest_difference(CODEC, codec, [clip(2)]) > 0
-    companion.unmask()
+    companion.close()
     assert codec.state_dict().keys() == CODEC.state_dict().keys()
     assert largest_difference(CODEC, codec, [clip(2)]) == 0
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lvc.files import leftovers, replacing
-from prune.steps import RECORD, STATE, Steps, read_json, write_json
+from prune.pipeline.steps import RECORD, Steps, read_json, write_json
+from prune.training.settings import STATE
 from vcodecs import UserError
 
 

@@ -12,7 +12,7 @@ import pytest
 import teachers
 
 import vcodecs
-from prune.quality import bd
+from prune.evaluation.metrics import bd
 from rd import anchors, evaluate
 from rd.anchors import KINDS, Kind, Store, version
 from rd.clips import Clip, digest, read_clips

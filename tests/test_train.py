@@ -4,11 +4,11 @@ import pytest
 import torch
 import yaml
 
-from prune import trainer
-from prune.load import load_recipe
-from prune.recipe import TeacherRecipe
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import TeacherRecipe
 from prune.train import command, train
-from prune.validation import Validation
+from prune.training import trainer
+from prune.training.validation import Validation
 from vcodecs import UserError, create
 
 RECIPE = {

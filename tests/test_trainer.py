@@ -6,10 +6,10 @@ from training import JOINT, MOTION, Killed, Recorder, make, same, weights
 
 import vcodecs
 from lvc.files import leftovers
-from prune import trainer as trainer_module
-from prune.rates import Tradeoff, interpolated
-from prune.steps import STATE
-from prune.trainer import Phase
+from prune.training import trainer as trainer_module
+from prune.training.settings import STATE
+from prune.training.tradeoff import Tradeoff, interpolated
+from prune.training.trainer import Phase
 from vcodecs import UserError, checkpoints
 
 

@@ -12,7 +12,13 @@ from training import JOINT, MOTION, Recorder, make, same, weights
 
 import vcodecs
 from prune.data import open_source
-from prune.trainer import Curve, Phase, learning_rate_factor, select_modules, set_learning_rate
+from prune.training.trainer import (
+    Curve,
+    Phase,
+    learning_rate_factor,
+    select_modules,
+    set_learning_rate,
+)
 from vcodecs import Reference, Stage, UserError
 
 # ---------------------------------------------------------------------- learning rate

@@ -6,8 +6,8 @@ import torch
 import vcodecs
 from prune.data import SourceSpec, open_source
 from prune.data.held_back import held_back
-from prune.rates import Tradeoff
-from prune.validation import FRAMES, Validation
+from prune.training.tradeoff import Tradeoff
+from prune.training.validation import FRAMES, Validation
 from vcodecs import Reference, UserError
 
 

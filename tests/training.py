@@ -6,8 +6,8 @@ import torch
 
 import vcodecs
 from prune.data import open_source
-from prune.rates import Tradeoff
-from prune.trainer import Phase, Trainer, TrainerSettings
+from prune.training.tradeoff import Tradeoff
+from prune.training.trainer import Phase, Trainer, TrainerSettings
 
 SETTINGS = TrainerSettings(
     tradeoff=Tradeoff((None,), (512,)),

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-from prune.steps import RECORD, STATE
+from prune.pipeline.steps import RECORD
+from prune.training.settings import STATE
 
 RECIPE = """\
 codec: {name: dcvc, preset: tiny, lambda: 512}

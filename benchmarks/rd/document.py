@@ -56,7 +56,7 @@ def body(codecs, store):
     parts = [
         "## Rate and distortion",
         f"Averages over {len(clips)} clips ({', '.join(clips)}), 32 frames each (all, where a clip "
-        "has fewer), one I frame, closed loop. bpp is bits per pixel over all frames, PSNR in dB "
+        "has fewer), one I frame, coding loop. bpp is bits per pixel over all frames, PSNR in dB "
         "over RGB. x264, x265 and SVT-AV1: low delay, one I frame, constant QP, tuned for PSNR "
         f"({', '.join(store.encoders())}).",
         "![Rate-distortion curves, averages over the clips](teachers/average.svg)",

@@ -1,4 +1,4 @@
-"""Codes clips with a codec at all its rates, in a closed loop, and keeps every result at once."""
+"""Codes clips with a codec at all its rates, in a coding loop, and keeps every result at once."""
 
 import hashlib
 import re

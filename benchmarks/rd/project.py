@@ -5,10 +5,10 @@ from lvc.encoders import ENCODERS
 from lvc.errors import UserError
 from lvc.files import atomic_write
 from prune.cli import main
-from prune.closed_loop import possible_bits
 from prune.data import open_source
-from prune.evaluate import code_i_frames, evaluate_clip
-from prune.quality import BD, BD_POINTS, bd, mean
+from prune.evaluation.coding_loop import possible_bits
+from prune.evaluation.metrics import BD, BD_POINTS, bd, mean
+from prune.evaluation.rate_distortion import code_i_frames, evaluate_clip
 from vcodecs import create
 from vcodecs.checkpoints import codec_of
 from vcodecs.intra import create_intra

@@ -1,0 +1,88 @@
+"""From masks to smaller layers, and the proof that nothing else changed."""
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from prune.groups.channels import Channels
+from prune.groups.grouping import sort_out
+from prune.groups.removal import remove_from
+from prune.groups.trace import trace
+from prune.groups.weights import zero_channels
+from vcodecs import CodedFrame, Reference, UserError, VideoCodec
+
+TOLERANCE = 1e-5
+"""Largest relative difference between masked and shrunk codec."""
+
+
+def masked_copy(codec: VideoCodec, channels: Channels, kept: dict[str, list[int]]) -> VideoCodec:
+    """A codec of the old shape whose removed channels are zero."""
+    masked = copy.deepcopy(codec)
+    for group in channels.groups:
+        zero_channels(masked, group, kept[group.name])
+    return masked.eval()
+
+
+def shrunk_copy(codec: VideoCodec, kept: dict[str, list[int]]) -> VideoCodec:
+    """A codec without the removed channels. `codec` has to be free of parametrisations."""
+    shrunk = copy.deepcopy(codec)
+    remove(shrunk, kept)
+    return shrunk.eval()
+
+
+def remove(codec: VideoCodec, kept: dict[str, Sequence[int]]) -> None:
+    """Physically remove, in place, every channel that `kept` (by group name) does not list.
+
+    Errors: UserError when a name is no group of this codec or an index is out of range.
+    """
+    groups = {group.name: group for group in sort_out(codec, trace(codec)).groups}
+    for name, indices in kept.items():
+        group = groups.get(name)
+        if group is None or any(not 0 <= i < group.size for i in indices):
+            raise UserError(f"kept channels of {name!r} do not fit this codec")
+    remove_from(codec, [groups[name] for name in kept], kept)
+
+
+@torch.no_grad()
+def largest_difference(masked: VideoCodec, shrunk: VideoCodec, clips: Iterable[Tensor]) -> float:
+    """Largest relative difference of pictures and bits over coding-loop `clips` (T, 3, H, W).
+
+    The first P frame of a clip sees only the picture in its reference, later ones every field:
+    absent and present states are both covered. A symbol that falls on the other side of a
+    rounding tie would show as a large difference, as it should.
+    """
+    worst = 0.0
+    for clip in clips:
+        first = second = Reference(clip[:1])
+        for t in range(1, clip.shape[0]):
+            a = masked(clip[t : t + 1], first, masked.rates()[0])
+            b = shrunk(clip[t : t + 1], second, shrunk.rates()[0])
+            worst = max(worst, _difference(a, b))
+            first, second = a.reference, b.reference
+    return worst
+
+
+def check_same(masked: VideoCodec, shrunk: VideoCodec, clips: Iterable[Tensor]) -> float:
+    """`largest_difference`, refused above 1e-5: then removal went wrong and nothing may follow."""
+    worst = largest_difference(masked, shrunk, clips)
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"the shrunk codec differs from the masked one by {worst:.2g} (relative; allowed "
+            f"{TOLERANCE:g}): a channel group of {masked.name} is not what the dependency graph "
+            "says; please report it with the output of `python -m prune.plan`"
+        )
+    return worst
+
+
+def _difference(a: CodedFrame, b: CodedFrame) -> float:
+    pairs = [(a.frame, b.frame), *((a.bits[k], b.bits[k]) for k in a.bits)]
+    return max(_relative(x, y) for x, y in pairs)
+
+
+def _relative(x: Tensor, y: Tensor) -> float:
+    """Largest difference, relative to the largest value; infinite where something is no number."""
+    difference = float((x - y).abs().max() / x.abs().max().clamp_min(1e-6))
+    return difference if math.isfinite(difference) else math.inf

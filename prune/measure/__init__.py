@@ -1,0 +1,1 @@
+"""Costs: MACs of torch modules and of ONNX graphs, milliseconds as paired ratios."""

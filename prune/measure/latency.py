@@ -1,0 +1,131 @@
+"""Latency of two decoder bundles on onnxruntime: interleaved, paired, with spread."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lvc.bundle import session
+from prune.onnx_export.bundle import example_inputs
+from vcodecs import VideoCodec
+
+
+def compare_latency(
+    dense: tuple[VideoCodec, Path],
+    sparse: tuple[VideoCodec, Path],
+    height: int,
+    width: int,
+    runs: int,
+    threads: int | None = None,
+    provider: str = "CPUExecutionProvider",
+    note: str = "",
+) -> dict[str, Any]:
+    """One row of the report's `latency`.
+
+    `dense` and `sparse` are codecs with their bundle folders. A run is one pass through all
+    decoder graphs of a P frame behind another; dense and sparse runs alternate, and which comes
+    first too, so that what else the machine does hits both. `speedup` is the ratio within each
+    pair. Reading bits is not in it, nor the repetition of the auto-regressive graphs by position:
+    network time. `note` is shown beside the runtime.
+    """
+    threads = threads or os.cpu_count() or 1
+    decoders = [_Decoder(codec, folder, height, width, threads, provider)
+                for codec, folder in (dense, sparse)]  # fmt: skip
+    for decoder in decoders:
+        decoder.run()
+    times: list[list[np.ndarray]] = [[], []]
+    for i in range(runs):
+        for which in (0, 1) if i % 2 == 0 else (1, 0):
+            times[which].append(decoders[which].run())
+    torch.set_flush_denormal(False)
+    by_graph = [np.array(t) * 1000 for t in times]
+    dense_ms, sparse_ms = (t.sum(axis=1) for t in by_graph)
+    return {
+        "runtime": f"{runtime_version()}, {note}" if note else runtime_version(),
+        "provider": provider,
+        "threads": threads,
+        "precision": "fp32",
+        "height": decoders[0].size[0],
+        "width": decoders[0].size[1],
+        "runs": runs,
+        "dense_ms": _spread(dense_ms),
+        "sparse_ms": _spread(sparse_ms),
+        "speedup": _spread(dense_ms / sparse_ms),
+        "device": device_name(provider),
+        "breakdown": [
+            {
+                "name": name,
+                "dense_ms": float(np.median(by_graph[0][:, i])),
+                "sparse_ms": float(np.median(by_graph[1][:, i])),
+            }
+            for i, name in enumerate(decoders[0].names)
+        ],
+    }
+
+
+class _Decoder:
+    """All graphs of one bundle, ready to run on fixed inputs."""
+
+    def __init__(
+        self, codec: VideoCodec, folder: Path, height: int, width: int, threads: int, provider: str
+    ) -> None:
+        graphs = codec.steady_graphs(height, width)
+        self.size = graphs[0].size
+        self.names = [graph.name for graph in graphs]
+        self.sessions = [session(folder / f"{n}.onnx", threads, provider) for n in self.names]
+        self.inputs = [example_inputs(graph) for graph in graphs]
+
+    def run(self) -> np.ndarray:
+        """Seconds of each graph."""
+        seconds = []
+        for running, inputs in zip(self.sessions, self.inputs, strict=True):
+            start = time.perf_counter()
+            running.run(None, inputs)
+            seconds.append(time.perf_counter() - start)
+        return np.array(seconds)
+
+
+def providers() -> tuple[str, ...]:
+    """The CPU, and CUDA where onnxruntime can really use it."""
+    import onnxruntime
+
+    found = ["CPUExecutionProvider"]
+    if (
+        torch.cuda.is_available()
+        and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    ):
+        found.append("CUDAExecutionProvider")
+    return tuple(found)
+
+
+def runtime_version() -> str:
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def device_name(provider: str) -> str:
+    """What the provider runs on."""
+    if provider.startswith("CUDA"):
+        return torch.cuda.get_device_name(0)
+    return cpu_name()
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    median, p10, p90 = np.percentile(values, [50, 10, 90])
+    return {"median": float(median), "p10": float(p10), "p90": float(p90)}

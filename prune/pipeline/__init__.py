@@ -1,0 +1,1 @@
+"""A run from recipe to report: `job` checks, `steps` remembers, `work` does, `assemble` tells."""

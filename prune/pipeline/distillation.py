@@ -1,0 +1,75 @@
+"""Distillation set up for a student, masked or shrunk: which blocks, which channels of them."""
+
+import torch
+from torch import Tensor
+
+from distill import AdaptiveWeights, Distiller, Tap, find_taps
+from prune.groups.channels import Channels
+from prune.groups.trace import CONVOLUTIONS
+from prune.groups.weights import convolution
+from prune.recipe.schema import DistillSection
+from vcodecs import VideoCodec
+
+
+def distillers(
+    section: DistillSection,
+    student: VideoCodec,
+    teacher: VideoCodec,
+    channels: Channels,
+    kept: dict[str, list[int]] | None,
+) -> list[Distiller]:
+    """What distils `teacher` into `student`: nothing where the recipe has it so.
+
+    Both are on one device. `kept`: the channels of a shrunk student by group; None of a masked one.
+    """
+    if section.source == "none" or section.weight == 0:
+        return []
+    taps = [_tap(channels, teacher, name, kept) for name in find_taps(teacher)]
+    weights = AdaptiveWeights(section.momentum, section.adaptive)
+    return [Distiller(student, teacher, taps, section.source, section.weight, weights)]
+
+
+def _tap(
+    channels: Channels, teacher: VideoCodec, name: str, kept: dict[str, list[int]] | None
+) -> Tap:
+    """The tap with the channels that a shrunk student still has at its two ends."""
+    if kept is None:
+        return Tap(name)
+    block = teacher.get_submodule(name)
+    layers = [
+        f"{name}.{key}" if key else name
+        for key, layer in block.named_modules()
+        if isinstance(layer, CONVOLUTIONS)
+    ]
+    layers = [layer for layer in layers if layer in _layers_in_groups(channels)] or [name]
+    first, last = layers[0], layers[-1]
+    ins = convolution(teacher, first).in_channels
+    return Tap(
+        name,
+        _left(channels, kept, first, "in", ins),
+        _left(channels, kept, last, "out", _outputs(teacher, last)),
+    )
+
+
+def _layers_in_groups(channels: Channels) -> set[str]:
+    known = {m.layer for group in channels.groups for m in group.members}
+    return known | set(channels.fixed)
+
+
+def _outputs(codec: VideoCodec, name: str) -> int:
+    layer = codec.get_submodule(name)
+    factor = getattr(layer, "factor", 1)
+    return convolution(codec, name).out_channels // factor**2
+
+
+def _left(
+    channels: Channels, kept: dict[str, list[int]], layer: str, side: str, width: int
+) -> Tensor | None:
+    """Indices of the dense layer's channels on one side that are not removed; None for all."""
+    gone: set[int] = set()
+    for group in channels.groups:
+        removed = set(range(group.size)) - set(kept[group.name])
+        for member in group.members:
+            if member.layer == layer and member.side == side:
+                gone.update(i for c in removed for i in member.channels[c])
+    return torch.tensor([i for i in range(width) if i not in gone]) if gone else None

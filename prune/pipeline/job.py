@@ -1,0 +1,187 @@
+"""A recipe turned into what the steps work with, checked before anything heavy starts."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vcodecs
+from prune.data import Source, SourceSpec, check_sources, open_source
+from prune.data.source import too_small
+from prune.groups.channels import Channels
+from prune.groups.find import find_groups
+from prune.groups.weights import relative_norms
+from prune.pipeline.training import phases_of, settings_of
+from prune.recipe.schema import Recipe
+from prune.sparsify.cost import CostModel
+from prune.sparsify.selection import choose
+from prune.training.settings import TrainerSettings
+from vcodecs import UserError, VideoCodec, checkpoints
+from vcodecs.intra import IntraCodec, create_intra
+from vcodecs.registry import codec_class
+
+
+class Job:
+    """The parts of a run: codec, data, channel groups; each is made when it is asked for.
+
+    `base` is the recipe file's folder. UserErrors name the setting that is at fault.
+    """
+
+    def __init__(self, recipe: Recipe, base: Path) -> None:
+        self.recipe, self.base = recipe, base
+        self.warnings: list[str] = []
+        self._settings: dict[str, TrainerSettings] = {}
+
+    def check(self) -> None:
+        """Everything that could stop the run later stops it here."""
+        output = self.recipe.output
+        if output.exists() and not output.is_dir():
+            raise UserError(f"{self.recipe.at('output')}: {output} is a file")
+        self.teacher  # noqa: B018
+        self._check_training()
+        self._check_evaluation()
+        self.one_shot()
+
+    # ------------------------------------------------------------------ codec
+
+    @cached_property
+    def teacher(self) -> VideoCodec:
+        """The dense codec."""
+        section, blame = self.recipe.codec, self.recipe.blame
+        torch.manual_seed(self.recipe.seed)
+        with blame("codec.name"):
+            codec_class(section.name)
+        with blame("codec.preset"):
+            codec = vcodecs.create(section.name, section.preset)
+        if section.checkpoint is not None:
+            with blame("codec.checkpoint"):
+                checkpoints.load_into(codec, section.checkpoint)
+        else:
+            self.warnings.append(
+                f"codec.checkpoint is not set: {section.name} ({section.preset}) starts from "
+                f"weights drawn with seed {self.recipe.seed}; its quality figures mean nothing"
+            )
+        return codec.eval()
+
+    def load(self, path: Path) -> VideoCodec:
+        """A codec of this recipe with the weights of a step (dense or shrunk)."""
+        return vcodecs.create(self.recipe.codec.name, self.recipe.codec.preset, path).eval()
+
+    @cached_property
+    def channels(self) -> Channels:
+        """Channel groups of the dense decoder."""
+        channels = find_groups(self.teacher)
+        if not channels.groups:
+            raise UserError(f"codec {self.teacher.name}: no channel of its decoder can be removed")
+        return channels
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """MACs of the decoder at the recipe's measuring size."""
+        measure = self.recipe.measure
+        return CostModel(self.teacher, self.channels, measure.height, measure.width)
+
+    def one_shot(self) -> dict[str, list[int]]:
+        """Channels to keep by the magnitude of the teacher's weights alone.
+
+        UserError when no choice of channels meets the budget.
+        """
+        section = self.recipe.prune
+        scores = [relative_norms(self.teacher, group) for group in self.channels.groups]
+        groups = self.channels.groups
+        with self.recipe.blame("prune.budget"):
+            return choose(groups, scores, self.cost, section.budget, section.align, section.floor)
+
+    # ------------------------------------------------------------------ data
+
+    @cached_property
+    def train_sources(self) -> list[tuple[Source, float]]:
+        """Training clips, with the weight of each source."""
+        specs = self.recipe.data.train
+        opened = [self._open(spec, f"data.train.{i}") for i, spec in enumerate(specs)]
+        return [(source, spec.weight) for source, spec in zip(opened, specs, strict=True)]
+
+    @cached_property
+    def eval_sources(self) -> list[Source]:
+        """Clips to evaluate on."""
+        specs = self.recipe.data.eval
+        return [self._open(spec, f"data.eval.{i}") for i, spec in enumerate(specs)]
+
+    @cached_property
+    def intra(self) -> IntraCodec:
+        """What codes the I frames of the evaluation."""
+        with self.recipe.blame("evaluate.intra"):
+            return create_intra(self.recipe.evaluate.intra)
+
+    def settings(self, key: str) -> TrainerSettings:
+        """Of the section `train` or `finetune`; made once, as networks may have to be loaded."""
+        if key not in self._settings:
+            section = getattr(self.recipe, key)
+            self._settings[key] = settings_of(self.recipe, section, self.teacher, key)
+        return self._settings[key]
+
+    def _open(self, spec: SourceSpec, key: str) -> Source:
+        with self.recipe.blame(key):
+            source = open_source(spec, self.base)
+        for name, reason in source.skipped.items():
+            self.warnings.append(f"{source.name}: {name} left out: {reason}")
+        return source
+
+    def _check_training(self) -> None:
+        recipe = self.recipe
+        sources = [source for source, _ in self.train_sources]
+        for key, section in (("train", recipe.train), ("finetune", recipe.finetune)):
+            self.settings(key)
+            for i, phase in enumerate(phases_of(recipe, section, self.teacher, key)):
+                own = section.phases[i].crop is not None
+                with recipe.blame(f"{key}.phases.{i}.crop" if own else "data.crop"):
+                    check_sources(sources, phase.stage.frames + 1, phase.crop)
+
+    def _check_evaluation(self) -> None:
+        recipe, section = self.recipe, self.recipe.evaluate
+        for i, (spec, source) in enumerate(zip(recipe.data.eval, self.eval_sources, strict=True)):
+            endless = spec.kind == "procedural" and spec.clips is None
+            if endless and section.clips is None:
+                raise UserError(
+                    f"{recipe.at(f'data.eval.{i}')}: the procedural source has no end; set its "
+                    "`clips`, or evaluate.clips"
+                )
+            count = section.clips or len(source)
+            infos = [source.info(i) for i in range(min(count, len(source)))]
+            reasons = [too_small(info, section.frames, 16) for info in infos]
+            if all(reasons):
+                raise UserError(
+                    f"{recipe.at('evaluate.frames')}: {source.name} has no clip for "
+                    f"{section.frames} frames ({infos[0].name}: {reasons[0]})"
+                )
+        self.intra  # noqa: B018
+
+    # ------------------------------------------------------------------ fingerprints
+
+    def codec_inputs(self) -> dict[str, Any]:
+        """What the teacher is made from: the recipe's section, and the checkpoint's content."""
+        section = self.recipe.codec
+        inputs = section.model_dump() | {"seed": self.recipe.seed}
+        if section.checkpoint is not None:
+            content = checkpoints.find(section.checkpoint).read_bytes()
+            inputs["sha256"] = hashlib.sha256(content).hexdigest()
+        return inputs
+
+    def training_inputs(self) -> list[Any]:
+        """The training data as far as a listing tells: sources, and how many clips they have."""
+        data = self.recipe.data
+        listed = [
+            [spec.model_dump(mode="json"), len(source)]
+            for spec, (source, _) in zip(data.train, self.train_sources, strict=True)
+        ]
+        return [listed, data.crop, data.batch]
+
+    def measuring_size(self) -> list[int]:
+        """The frame size that the budget's MACs are counted at."""
+        return [self.recipe.measure.height, self.recipe.measure.width]
+
+    def evaluation_inputs(self) -> list[Any]:
+        specs = [spec.model_dump(mode="json") for spec in self.recipe.data.eval]
+        return [specs, [len(s) for s in self.eval_sources], self.recipe.evaluate.model_dump()]

@@ -1,0 +1,250 @@
+"""The work of each step: what it reads, what it leaves in its folder."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill import Distiller
+from lvc.decode import INTRA_FOLDER
+from prune.data.source import ClipError
+from prune.evaluation.rate_distortion import Evaluation, evaluate
+from prune.groups.shrink import check_same, masked_copy, shrunk_copy
+from prune.measure.latency import compare_latency, providers
+from prune.measure.onnx_macs import bundle_macs
+from prune.onnx_export.bit_parity import check_bundle, check_decodes
+from prune.onnx_export.bundle import Size, export_bundle
+from prune.pipeline.distillation import distillers
+from prune.pipeline.job import Job
+from prune.pipeline.steps import read_json, write_json
+from prune.pipeline.training import phases_of
+from prune.progress import console
+from prune.recipe.schema import TrainSection
+from prune.sparsify.sparsifier import Sparsifier
+from prune.training.companion import Companion
+from prune.training.trainer import Trainer
+from vcodecs import VideoCodec, checkpoints
+from vcodecs.coding import TorchNetworks, can_code
+from vcodecs.deform import Operator, has_deformable
+from vcodecs.intra import NetworkIntra
+
+WEIGHTS = "weights.safetensors"
+
+
+def save_teacher(job: Job, folder: Path) -> None:
+    """The dense codec, whatever it came from, in one format."""
+    checkpoints.save(job.teacher, folder / WEIGHTS)
+
+
+def sparsify(job: Job, folder: Path) -> None:
+    """Sparse training; leaves the masked codec and the channels to keep."""
+    recipe = job.recipe
+    codec = copy.deepcopy(job.teacher).to(_device(job))
+    curves: list[dict] = []
+    if recipe.prune.method == "one-shot":
+        kept = job.one_shot()
+    else:
+        steps = sum(phase.steps for phase in recipe.train.phases)
+        sparsifier = Sparsifier(codec, job.channels, job.cost, recipe.prune, max(1, steps))
+        companions: list[Companion] = [sparsifier, *_distillers(job, codec, None)]
+        codec, curves = _train(job, codec, "train", recipe.train, companions, folder)
+        kept = sparsifier.choose()
+        _close(companions)
+    codec = codec.cpu()
+    write_json(folder / "kept.json", kept)
+    write_json(folder / "curves.json", curves)
+    checkpoints.save(masked_copy(codec, job.channels, kept), folder / WEIGHTS)
+
+
+def shrink(job: Job, sparse: Path, folder: Path) -> None:
+    """Remove the channels, and prove on random pictures and a real clip that nothing changed.
+
+    What the masked codec codes is decoded by the shrunk one.
+    """
+    kept = read_json(sparse / "kept.json")
+    masked = job.load(sparse / WEIGHTS)
+    shrunk = shrunk_copy(masked, kept)
+    generator = torch.Generator().manual_seed(job.recipe.seed)
+    random = torch.rand(3, 3, 64, 128, generator=generator)
+    worst = check_same(masked, shrunk, [random, real_clip(job)])
+    if can_code(masked):
+        check_decodes(masked, TorchNetworks(shrunk), real_clip(job), "the shrunk codec")
+    checkpoints.save(shrunk, folder / WEIGHTS, kept)
+    write_json(folder / "parity.json", {"masked_vs_shrunk": worst})
+
+
+def real_clip(job: Job) -> Tensor:
+    """Up to three frames of the first evaluation clip of two or more, at most 256x256 pixels."""
+    for source in job.eval_sources:
+        for index in range(min(len(source), 16)):
+            count = min(3, source.info(index).frames)
+            if count < 2:
+                continue
+            with suppress(ClipError):
+                frames = source.read(index, 0, count)
+                return torch.from_numpy(frames[..., :256, :256].copy()).float() / 255
+    return torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+
+
+def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
+    """Train the shrunk codec with the same losses."""
+    kept = read_json(sparse / "kept.json")
+    codec = job.load(shrunk / WEIGHTS).to(_device(job))
+    distillers = _distillers(job, codec, kept)
+    codec, curves = _train(job, codec, "finetune", job.recipe.finetune, distillers, folder)
+    _close(distillers)
+    checkpoints.save(codec.cpu(), folder / WEIGHTS, kept)
+    write_json(folder / "curves.json", curves)
+
+
+def measure_quality(job: Job, final: Path, folder: Path) -> None:
+    """Dense against sparse on the evaluation clips."""
+    section = job.recipe.evaluate
+    codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
+    entries, notes = [], []
+    for number, source in enumerate(job.eval_sources):
+        result = evaluate(
+            codecs,
+            source,
+            job.intra,
+            job.teacher.rates(),
+            section.frames,
+            section.gop,
+            clips=section.clips,
+            device=_device(job),
+            progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
+            pictures=section.pictures if number == 0 else 0,
+            bits=section.bits,
+        )
+        entries.append(result.quality_entry(source.name))
+        notes += result.warnings
+        if result.bits != section.bits:
+            notes.append(
+                f"evaluation of {source.name}: codec {job.teacher.name} has no `coding`, "
+                "so the bits of its P frames are estimates"
+            )
+        if number == 0:
+            _save_pictures(result, folder / "pictures.npz")
+    job.teacher.cpu()
+    write_json(folder / "quality.json", {"entries": entries, "warnings": notes})
+
+
+def export(job: Job, codec: VideoCodec, folder: Path) -> None:
+    """One ONNX bundle, checked against torch: in every output, and by decoding what torch codes.
+
+    A codec with deformable convolutions gets a second one inside it, which computes them by the
+    operator that the recipe does not name: both are timed. Learned I frames have their own in
+    `intra`, where a player looks for it.
+    """
+    section = job.recipe.export
+    size = Size(section.height, section.width, section.dynamic)
+    clip, worst, frames = real_clip(job), [], 0
+    for operator, place in _bundles(job, codec, folder).items():
+        worst.append(export_bundle(codec, place, size, operator))
+        frames += check_bundle(codec, place, clip)
+    if isinstance(job.intra, NetworkIntra):
+        network, place = job.intra.network.cpu(), folder / INTRA_FOLDER
+        worst.append(export_bundle(network, place, size))
+        frames += check_bundle(network, place, clip)
+    write_json(folder / "parity.json", {"torch_vs_onnx": max(worst), "decoded_frames": frames})
+
+
+def _bundles(job: Job, codec: VideoCodec, folder: Path) -> dict[Operator, Path]:
+    """Folders of bundles by the operator of deformable convolutions, the recipe's own first."""
+    chosen = job.recipe.export.deformable
+    others = [name for name in get_args(Operator) if name != chosen]
+    return {chosen: folder, **{n: folder / n.lower() for n in others if has_deformable(codec)}}
+
+
+def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path) -> None:
+    """Latency of both bundles, and the MACs that their graphs hold."""
+    section, size = job.recipe.measure, job.recipe.export
+    codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
+    height = section.latency_height if size.dynamic else size.height
+    width = section.latency_width if size.dynamic else size.width
+    places = {name: _bundles(job, codec, bundles[name]) for name, codec in codecs.items()}
+    rows = [
+        compare_latency(
+            (codecs["dense"], places["dense"][operator]),
+            (codecs["sparse"], places["sparse"][operator]),
+            height,
+            width,
+            section.runs,
+            section.threads,
+            provider,
+            operator if len(places["dense"]) > 1 else "",
+        )
+        for operator in places["dense"]
+        for provider in providers()
+    ]
+    counted = {}
+    for name, codec in codecs.items():
+        graphs = codec.steady_graphs(section.height, section.width)
+        shapes = {k: list(v) for graph in graphs for k, v in graph.input_shapes().items()}
+        # Sampling for a deformable convolution looks like a warp, which is not counted.
+        place = places[name].get("DeformConv", bundles[name])
+        counted[name] = bundle_macs(place, [graph.name for graph in graphs], shapes)
+    write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
+
+
+# ---------------------------------------------------------------------- shared
+
+
+def _train(
+    job: Job,
+    codec: VideoCodec,
+    key: str,
+    section: TrainSection,
+    companions: Sequence[Companion],
+    folder: Path,
+) -> tuple[VideoCodec, list[dict]]:
+    recipe = job.recipe
+    trainer = Trainer(
+        codec,
+        phases_of(recipe, section, codec, key),
+        job.train_sources,
+        job.settings(key),
+        folder,
+        companions,
+        title=key,
+    )
+    curves = [curve.as_dict() for curve in trainer.run()]
+    return trainer.codec, curves
+
+
+def _close(companions: Sequence[Companion]) -> None:
+    for companion in companions:
+        companion.close()
+
+
+def _distillers(
+    job: Job, student: VideoCodec, kept: dict[str, list[int]] | None
+) -> list[Distiller]:
+    teacher = copy.deepcopy(job.teacher).to(_device(job))
+    return distillers(job.recipe.distill, student, teacher, job.channels, kept)
+
+
+def _save_pictures(result: Evaluation, path: Path) -> None:
+    from lvc.files import replacing
+
+    arrays = {}
+    for i, picture in enumerate(result.pictures):
+        arrays |= {
+            f"{i}.original": picture.original,
+            f"{i}.dense": picture.decoded["dense"],
+            f"{i}.sparse": picture.decoded["sparse"],
+            f"{i}.clip": np.array(picture.clip),
+            f"{i}.frame": np.array(picture.frame),
+        }
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def _device(job: Job) -> str:
+    use = job.recipe.train.device == "auto" and torch.cuda.is_available()
+    return "cuda" if use else "cpu"

@@ -1,0 +1,200 @@
+"""Recipes: what a run shall do, checked before anything heavy starts."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lvc.pictures import SIZE_MULTIPLE
+from prune.data import SourceSpec
+from prune.evaluation.coding_loop import Bits
+from prune.recipe.reading import Located
+from prune.training.precision import Precision
+from vcodecs.deform import Operator
+
+
+def _as_list(value: Any) -> Any:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+Side = Annotated[int, Field(ge=64, le=8192)]
+"""Height or width of frames in pixels."""
+
+Sources = Annotated[list[SourceSpec], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", populate_by_name=True, frozen=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name].annotation
+        if value is None and isinstance(kind, type) and issubclass(kind, BaseModel):
+            return {}  # a section whose lines are all commented out
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("true and false stand for no number, word or section here")
+        return value
+
+
+def _as_lagrangian(value: Any) -> Any:
+    """A number above 0, or a list of such."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, bool) or not isinstance(one, int | float):
+            raise ValueError("a number above 0 is expected, or a list of them")
+        if not 0 < one < math.inf:
+            raise ValueError("it has to be finite and greater than 0")
+    return [float(one) for one in value] if isinstance(value, list) else float(value)
+
+
+Lagrangian = Annotated[float | list[float], PlainValidator(_as_lagrangian)]
+
+
+class CodecSection(Section):
+    name: str
+    preset: str = "official"
+    checkpoint: str | None = Field(None, description="file, or the name of bundled weights")
+    lagrangian: Lagrangian = Field(
+        1024.0, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
+    )
+
+
+class DataSection(Section):
+    train: Sources
+    eval: Sources
+    crop: int = Field(128, ge=64, le=2048, multiple_of=SIZE_MULTIPLE, description="pixels, squared")
+    batch: int = Field(4, ge=1, le=4096)
+    workers: int = Field(1, ge=0, le=256)
+    held_back: int = Field(
+        0, ge=0, le=1000, description="training clips that only the score is taken on"
+    )
+
+
+class PhaseSpec(Section):
+    """One phase of training: a stage of the codec with its numbers."""
+
+    stage: str
+    steps: int = Field(ge=1, le=10**9)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    final_rate: float = Field(0.05, ge=0, le=1, description="at the end, part of learning_rate")
+    frames: int | None = Field(None, ge=1, le=32, description="P frames unrolled")
+    batch: int | None = Field(None, ge=1, le=4096)
+    crop: int | None = Field(None, ge=64, le=2048, multiple_of=SIZE_MULTIPLE)
+
+
+class TrainSection(Section):
+    phases: list[PhaseSpec]
+    clip_norm: float = Field(1.0, gt=0)
+    intra: str | None = Field(None, description="codes the clips' first frames, as evaluate.intra")
+    intra_noise: float = Field(0.02, ge=0, le=0.2, description="on those frames, without `intra`")
+    precision: Precision = Field("auto", description="bf16 where the device is fast at it")
+    device: Literal["auto", "cpu"] = "auto"
+    checkpoint_seconds: float = Field(30.0, gt=0)
+    average: float | None = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, which are then what is left"
+    )
+    validate_every: int | None = Field(
+        None, ge=1, description="steps between two scores on data.held_back clips"
+    )
+
+
+class BetaSection(Section):
+    """Anneals the gradient-decay factor from `start` to `end` over the middle of the run."""
+
+    start: float = Field(1.0, ge=0, le=1)
+    end: float = Field(0.0, ge=0, le=1)
+    shape: Literal["linear", "cosine"] = "cosine"
+    begin: float = Field(0.1, ge=0, le=1, description="part of the steps done when it starts")
+    finish: float = Field(0.9, ge=0, le=1, description="part of the steps done when it ends")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "BetaSection":
+        if self.begin >= self.finish:
+            raise ValueError(f"begin {self.begin:g} has to be less than finish {self.finish:g}")
+        return self
+
+
+class PruneSection(Section):
+    method: Literal["gradient-decay", "straight-through", "mask-decay", "one-shot"] = (
+        "gradient-decay"
+    )
+    budget: float = Field(0.35, gt=0, le=1, description="decoder MACs kept, of the dense ones")
+    align: int = Field(8, ge=1, le=64, description="channel counts are multiples of this")
+    floor: float = Field(0.1, ge=0, lt=1, description="least part of a group's channels")
+    beta: BetaSection = BetaSection()
+    ramp: float = Field(0.6, gt=0, le=1, description="part of the steps to reach the budget in")
+    temperature: float = Field(0.3, gt=0, description="width of the soft gate, in deviations")
+    threshold_rate: float | None = Field(
+        None, gt=0, le=1, description="learning rate of thresholds; by the steps where absent"
+    )
+
+
+class DistillSection(Section):
+    source: Literal["local", "network", "none"] = "local"
+    weight: float = Field(1.0, ge=0)
+    adaptive: bool = True
+    momentum: float = Field(0.9, ge=0, lt=1, description="of the running distortions")
+
+
+class EvaluateSection(Section):
+    frames: int = Field(9, ge=2, description="a clip, the I frame included")
+    gop: int = Field(9, ge=2, description="intra period in frames")
+    clips: int | None = Field(None, ge=1, description="at most so many clips")
+    intra: str = "hevc:qp=22"
+    bits: Bits = Field("real", description="of P frames: entropy-coded, or estimates")
+    pictures: int = Field(3, ge=0, description="clips whose frames the report shows")
+
+
+class ExportSection(Section):
+    dynamic: bool = Field(True, description="any frame size by 64, or just `height` x `width`")
+    height: Side = 256
+    width: Side = 448
+    deformable: Operator = Field(
+        "DeformConv", description="of deformable convolutions; GridSample where a runtime lacks it"
+    )
+
+
+class MeasureSection(Section):
+    height: Side = Field(1088, description="of the MACs")
+    width: Side = 1920
+    latency_height: Side = 256
+    latency_width: Side = 448
+    runs: int = Field(15, ge=1, description="timed runs of each model, interleaved")
+    threads: int | None = Field(None, ge=1, le=1024, description="the machine's cores where absent")
+
+
+class TeacherRecipe(Section, Located):
+    """Trains a dense codec: `python -m prune.train`."""
+
+    codec: CodecSection
+    data: DataSection
+    train: TrainSection
+    evaluate: EvaluateSection = EvaluateSection()
+    seed: int = Field(0, ge=0, lt=2**32)
+    output: Path | None = None
+
+
+class Recipe(TeacherRecipe):
+    """The whole run: sparsify, shrink, fine-tune, evaluate, export, measure, report."""
+
+    prune: PruneSection = PruneSection()
+    distill: DistillSection = DistillSection()
+    finetune: TrainSection
+    export: ExportSection = ExportSection()
+    measure: MeasureSection = MeasureSection()

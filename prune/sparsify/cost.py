@@ -1,0 +1,86 @@
+"""The MACs of a decoder as a function of how many channels each group keeps."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prune.groups.channels import Channels
+from prune.groups.weights import convolution
+from prune.measure.deformable import fetching_share
+from prune.measure.macs import decoder_macs
+from vcodecs import VideoCodec
+from vcodecs.deform import DeformableConv
+from vcodecs.layers import GDN, SubpelConv
+from vcodecs.parts import module_of
+
+
+class CostModel:
+    """A layer costs its dense MACs times the kept part of its inputs times that of its outputs.
+
+    What a deformable convolution's fetching costs goes by its inputs alone. Exact for all of
+    these, transposed ones and GDN; differentiable in the counts.
+    """
+
+    def __init__(self, codec: VideoCodec, channels: Channels, height: int, width: int) -> None:
+        dense = decoder_macs(codec, height, width)
+        self.layers = tuple(name for name, macs in dense.by_layer.items() if macs)
+        self.macs = torch.tensor([dense.by_layer[n] for n in self.layers], dtype=torch.float64)
+        self.sizes = torch.tensor([g.size for g in channels.groups], dtype=torch.float64)
+        shape = len(self.layers), len(channels.groups)
+        self.inputs = torch.zeros(shape, dtype=torch.float64)
+        self.outputs = torch.zeros(shape, dtype=torch.float64)
+        row = {name: i for i, name in enumerate(self.layers)}
+        for g, group in enumerate(channels.groups):
+            for member in group.members:
+                if member.layer not in row:
+                    continue
+                ins, outs = _widths(codec, member.layer)
+                count = sum(len(indices) for indices in member.channels) / group.size
+                if member.side in ("in", "norm"):
+                    self.inputs[row[member.layer], g] += count / ins
+                if member.side in ("out", "norm"):
+                    self.outputs[row[member.layer], g] += count / outs
+        # What no group covers stays: symbols, pictures, motion vectors.
+        self.fixed_inputs = 1 - self.inputs @ self.sizes
+        self.fixed_outputs = 1 - self.outputs @ self.sizes
+        shares = [_fetching(codec, name) for name in self.layers]
+        self.fetching = torch.tensor(shares, dtype=torch.float64)
+
+    def total(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
+        """MACs with `counts` (G,) channels kept, of all decoder modules or of these."""
+        counts = counts.double()
+        ins = self.fixed_inputs + self.inputs @ counts
+        outs = self.fixed_outputs + self.outputs @ counts
+        costs = self.macs * ins * (self.fetching + (1 - self.fetching) * outs)
+        return costs.sum() if modules is None else costs[self._rows(modules)].sum()
+
+    def fraction(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
+        """`total` over that of the dense decoder."""
+        return self.total(counts, modules) / self.total(self.sizes, modules)
+
+    def least(self, modules: Iterable[str] | None = None, floor: Sequence[int] = ()) -> float:
+        """The smallest fraction that is possible with `floor` (G,) channels a group."""
+        return float(self.fraction(torch.tensor(floor, dtype=torch.float64), modules))
+
+    def _rows(self, modules: Iterable[str]) -> Tensor:
+        wanted = tuple(modules)
+        return torch.tensor([module_of(name, wanted) is not None for name in self.layers])
+
+
+def _fetching(codec: VideoCodec, name: str) -> float:
+    """How much of a layer's cost does not depend on its outputs."""
+    layer = codec.get_submodule(name)
+    return fetching_share(layer.out_channels) if isinstance(layer, DeformableConv) else 0.0
+
+
+def _widths(codec: VideoCodec, name: str) -> tuple[int, int]:
+    """Input and output channels of a layer as the groups count them."""
+    layer = codec.get_submodule(name)
+    if isinstance(layer, GDN):
+        return layer.beta.numel(), layer.beta.numel()
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    conv = convolution(codec, name)
+    shrink = layer.factor**2 if isinstance(layer, SubpelConv) else 1
+    return conv.in_channels, conv.out_channels // shrink

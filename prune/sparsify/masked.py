@@ -1,0 +1,68 @@
+"""Channel groups under masks: one gate a group, on the weights of all its producers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from prune.groups.channels import Group
+from prune.groups.weights import filter_norms, output_dim, producing_layers
+from prune.sparsify.gradient_decay import GradientDecay
+from vcodecs import VideoCodec
+
+
+@dataclass
+class Gate:
+    """The mask of one group as a step sees it; every tensor is (C,), one entry a channel.
+
+    `value` is 0 or 1 and carries the gradient of the soft gate to the threshold; `forward` and
+    `backward` are the factors of weights and of gradients.
+    """
+
+    value: Tensor
+    forward: Tensor
+    backward: Tensor
+
+
+class ChannelMask(nn.Module):
+    """Parametrisation of one weight or bias by the gate of its group."""
+
+    def __init__(self, masked: "MaskedGroup", dim: int, channels: Tensor) -> None:
+        super().__init__()
+        # In a tuple, so that the group is no part of the codec's own modules and state.
+        self._group = (masked,)
+        self.dim = dim
+        self.register_buffer("channels", channels, persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        gate = self._group[0].gate
+        return GradientDecay.apply(
+            weight, gate.value, gate.forward, gate.backward, self.dim, self.channels
+        )
+
+
+class MaskedGroup:
+    """A channel group of a codec with masks on all its producers."""
+
+    def __init__(self, codec: VideoCodec, group: Group) -> None:
+        self.group = group
+        self.producers = producing_layers(codec, group)
+        ones = torch.ones(group.size, device=self.producers[0][0].weight.device)
+        self.gate = Gate(ones, ones, ones)
+        for layer, channels in self.producers:
+            weight_mask = ChannelMask(self, output_dim(layer), channels)
+            parametrize.register_parametrization(layer, "weight", weight_mask)
+            if layer.bias is not None:
+                parametrize.register_parametrization(layer, "bias", ChannelMask(self, 0, channels))
+
+    def norms(self) -> Tensor:
+        """`filter_norms` of the weights behind the masks."""
+        return filter_norms(self.producers, self.group.size)
+
+    def unmask(self) -> None:
+        """Take the masks off again; the unmasked weights stay."""
+        for layer, _ in self.producers:
+            for name in ("weight", "bias"):
+                if parametrize.is_parametrized(layer, name):
+                    parametrize.remove_parametrizations(layer, name, leave_parametrized=False)

@@ -1,0 +1,180 @@
+"""The final choice of channels: budget met, counts aligned, no group below its floor."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prune.groups.channels import Group
+from prune.sparsify.cost import CostModel
+from vcodecs import UserError
+
+TOLERANCE = 0.01
+"""How far the kept MACs may be from the budget, as a part of the dense MACs."""
+
+
+def choose(
+    groups: Sequence[Group],
+    scores: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+    align: int,
+    floor: float,
+) -> dict[str, list[int]]:
+    """Kept channel indices by group name.
+
+    `scores`: by group (C,), comparable between groups, higher is better. One threshold over all
+    scores meets the budget; counts are then rounded to multiples of `align` (or left whole), and
+    moved by the cheapest steps until the budget is met as closely as these counts can.
+    UserError when no choice is within 1 % of the dense MACs.
+    """
+    widths = [allowed_counts(group, align, floor) for group in groups]
+    least = float(cost.fraction(_tensor([n[0] for n in widths])))
+    if least > budget + TOLERANCE:
+        raise UserError(
+            f"prune.budget {budget:g}: with align {align} and floor {floor:g} at least "
+            f"{least:.3f} of the MACs stay; lower `align` or `floor`, or raise the budget"
+        )
+    counts = _threshold_counts(scores, widths, cost, budget)
+    position = [_nearest(n, c) for n, c in zip(widths, counts, strict=True)]
+    position = _meet(position, widths, scores, cost, budget)
+    if abs(_fraction(position, widths, cost) - budget) > TOLERANCE:
+        position = _around_coarse_widths(position, widths, scores, cost, budget)
+    counts = [n[p] for n, p in zip(widths, position, strict=True)]
+    reached = float(cost.fraction(_tensor(counts)))
+    if abs(reached - budget) > TOLERANCE:
+        raise UserError(
+            f"prune.budget {budget:g}: the nearest that counts by {align} reach is {reached:.3f}; "
+            "lower `prune.align`"
+        )
+    return {
+        group.name: sorted(torch.topk(score, count).indices.tolist())
+        for group, score, count in zip(groups, scores, counts, strict=True)
+    }
+
+
+def allowed_counts(group: Group, align: int, floor: float) -> list[int]:
+    """Ascending: what makes multiples of `align` channels from the floor on, and all."""
+    least = max(1, math.ceil(floor * group.size))
+    step = align // math.gcd(align, group.width)
+    return [n for n in range(step, group.size, step) if n >= least] + [group.size]
+
+
+def _threshold_counts(
+    scores: Sequence[Tensor], widths: list[list[int]], cost: CostModel, budget: float
+) -> list[int]:
+    """Counts of the channels above the one threshold that meets the budget, by bisection."""
+    everything = torch.cat([score.double().cpu() for score in scores])
+    low, high = float(everything.min()) - 1, float(everything.max()) + 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        counts = [
+            max(n[0], int((score > middle).sum())) for score, n in zip(scores, widths, strict=True)
+        ]
+        if float(cost.fraction(_tensor(counts))) > budget:
+            low = middle
+        else:
+            high = middle
+    return counts
+
+
+def _meet(
+    position: list[int],
+    widths: list[list[int]],
+    scores: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+    frozen: int | None = None,
+) -> list[int]:
+    """Move counts width by width: the least loss of score for the MACs, then the best fit.
+
+    The group `frozen` stays where it is, but for the fitting.
+    """
+    ranked = [torch.sort(s.double().cpu(), descending=True).values for s in scores]
+    while True:
+        here = _fraction(position, widths, cost)
+        step = -1 if here > budget else 1
+        best, best_price = None, math.inf
+        for g in range(len(position)):
+            moved = _moved(position, widths, g, step)
+            if moved is None or g == frozen:
+                continue
+            there = _fraction(moved, widths, cost)
+            if (there - budget) * step > 0 or there == here:
+                continue  # past the budget: left to the fitting below
+            first, last = sorted((widths[g][position[g]], widths[g][moved[g]]))
+            value = float((ranked[g][first:last] - ranked[g][-1]).sum()) + 1e-9
+            price = value / abs(there - here) * -step
+            if price < best_price:
+                best, best_price = moved, price
+        if best is None:
+            return _fit(position, widths, cost, budget)
+        position = best
+
+
+def _around_coarse_widths(
+    position: list[int],
+    widths: list[list[int]],
+    scores: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+) -> list[int]:
+    """The first that meets the budget with one group a width further on and the others after it.
+
+    One width of a group whose channels go in bundles may be more than all that is missing. Where
+    no group helps, the position stays.
+    """
+    for g in range(len(position)):
+        for step in (-1, 1):
+            moved = _moved(position, widths, g, step)
+            if moved is not None:
+                found = _meet(moved, widths, scores, cost, budget, frozen=g)
+                if abs(_fraction(found, widths, cost) - budget) <= TOLERANCE:
+                    return found
+    return position
+
+
+def _fit(position: list[int], widths: list[list[int]], cost: CostModel, budget: float) -> list[int]:
+    """The nearest to the budget within two single-width moves, repeated while it helps."""
+    error = abs(_fraction(position, widths, cost) - budget)
+    while error > TOLERANCE / 4:
+        single = [
+            moved
+            for g in range(len(position))
+            for step in (-1, 1)
+            if (moved := _moved(position, widths, g, step)) is not None
+        ]
+        double = [
+            moved
+            for first in single
+            for g in range(len(position))
+            for step in (-1, 1)
+            if (moved := _moved(first, widths, g, step)) is not None
+        ]
+        best = min(
+            single + double, key=lambda p: abs(_fraction(p, widths, cost) - budget), default=None
+        )
+        if best is None or abs(_fraction(best, widths, cost) - budget) >= error - 1e-9:
+            break
+        position, error = best, abs(_fraction(best, widths, cost) - budget)
+    return position
+
+
+def _moved(position: list[int], widths: list[list[int]], g: int, step: int) -> list[int] | None:
+    new = position[g] + step
+    if not 0 <= new < len(widths[g]):
+        return None
+    return [*position[:g], new, *position[g + 1 :]]
+
+
+def _fraction(position: list[int], widths: list[list[int]], cost: CostModel) -> float:
+    return float(cost.fraction(_tensor([n[p] for n, p in zip(widths, position, strict=True)])))
+
+
+def _nearest(widths: list[int], count: int) -> int:
+    return min(range(len(widths)), key=lambda i: abs(widths[i] - count))
+
+
+def _tensor(counts: Sequence[int]) -> Tensor:
+    return torch.tensor(counts, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Training a codec: the loop (`trainer`), its loss and trade-off, phases, what trains along."""
