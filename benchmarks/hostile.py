@@ -39,7 +39,7 @@ import targets
 from attacks import CUT, DAMAGE, DECODED, REFUSED, WHOLE, Attack
 
 from prune.cli import main
-from vcodecs import checkpoints
+from vcodecs import registry
 
 CODECS = ("dcvc", "dcvc_hem", "fvc")
 HANGS = 120
@@ -74,8 +74,8 @@ def make_cases(given, folder):
     if given.weights:
         intra = None
         if given.intra.startswith("network:"):
-            intra = checkpoints.codec_of(given.intra.removeprefix("network:checkpoint="))
-        codec = checkpoints.codec_of(given.weights).eval()
+            intra = registry.codec_of(given.intra.removeprefix("network:checkpoint="))
+        codec = registry.codec_of(given.weights).eval()
         name = Path(given.weights).stem
         return [
             targets.make_case(folder / name, name, codec, None if intra else given.intra, intra)

@@ -37,9 +37,9 @@ from prune.cli import main
 from prune.data import open_source
 from prune.evaluation.rate_distortion import read_clips
 from prune.report.schema import load_report
-from vcodecs.checkpoints import codec_of
 from vcodecs.coding import TorchNetworks
 from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder
+from vcodecs.registry import codec_of
 
 console = Console(stderr=True)
 

@@ -27,8 +27,8 @@ from lvc.program import code_frame
 from lvc.wavefront import waves
 from prune.cli import main
 from prune.data.procedural import render
-from vcodecs.checkpoints import codec_of
 from vcodecs.coding import TorchNetworks, compress
+from vcodecs.registry import codec_of
 
 
 def raster(height, width):

@@ -14,8 +14,11 @@ _HOMES = {
     "Reference": "vcodecs.contract",
     "Stage": "vcodecs.contract",
     "VideoCodec": "vcodecs.contract",
+    "codec_of": "vcodecs.registry",
     "create": "vcodecs.registry",
     "names": "vcodecs.registry",
+    "register": "vcodecs.registry",
+    "save": "vcodecs.checkpoints",
 }
 
 __all__ = ["UserError", *_HOMES]

@@ -22,7 +22,7 @@ from lvc.indices import MARGIN
 from lvc.intra import create_pictures
 from lvc.player import IntraDecoder
 from lvc.program import Networks
-from vcodecs import VideoCodec, checkpoints
+from vcodecs import VideoCodec, registry
 from vcodecs.coding import TorchNetworks, can_code
 from vcodecs.encode import (
     CodedIntraEncoder,
@@ -131,7 +131,7 @@ def _info(given: argparse.Namespace) -> None:
 def open_codec(weights: str) -> VideoCodec:
     """The codec of a checkpoint of ours, on the GPU where there is one. UserError where there is
     no such file or its codec has no real bits."""
-    codec = checkpoints.codec_of(weights)
+    codec = registry.codec_of(weights)
     if not can_code(codec):
         raise UserError(f"{weights}: codec {codec.name} has no real bits, only estimates")
     return codec.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -76,17 +76,6 @@ def find(checkpoint: str | Path) -> Path:
     return bundled
 
 
-def codec_of(checkpoint: str | Path) -> VideoCodec:
-    """The codec that a checkpoint of ours is of, with its weights; bundled ones by their name."""
-    from vcodecs.registry import create
-
-    path = find(checkpoint)
-    said = origin(path)
-    if not {"codec", "preset"} <= set(said):
-        raise UserError(f"{path}: does not say which codec it is for (no leanvc .safetensors)")
-    return create(said["codec"], said["preset"], path)
-
-
 def load_into(codec: VideoCodec, checkpoint: str | Path) -> None:
     """Load `checkpoint` strictly; layers of a shrunk checkpoint's widths are resized first."""
     path = find(checkpoint)

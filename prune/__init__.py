@@ -1,1 +1,46 @@
-"""."""
+"""leanvc's compression: find channel groups, sparsify, shrink, train on, export, measure.
+
+Commands are `python -m prune.run|plan|train|export|compare|prepare`. From Python the same steps are
+functions (`prune.interface`); those that share a name with a command are called through its module:
+`prune.plan(codec, budget=0.35)`. Names are imported when first used: help texts need no torch.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_CALLABLE = ("run", "plan", "sparsify", "export", "compare")
+_HOMES = {
+    "Recipe": "prune.recipe.schema",
+    "find_groups": "prune.groups.find",
+    "finetune": "prune.interface",
+    "load_recipe": "prune.recipe.reading",
+    "shrink": "prune.interface",
+}
+
+__all__ = ["Recipe", "compare", "export", "find_groups", "finetune", "load_recipe", "plan", "run",
+           "shrink", "sparsify"]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CALLABLE:
+        return import_module(f"prune.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'prune' has no attribute {name!r}")
+
+
+def make_callable(module: str, function: Callable[[], Callable[..., Any]]) -> None:
+    """Let a module of this package be called as the function that `function()` imports.
+
+    A module and a function of one name cannot both be the package's attribute: whichever is
+    imported last would win. So the module is both.
+    """
+
+    class CallableModule(ModuleType):
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            return function()(*arguments, **named)
+
+    sys.modules[module].__class__ = CallableModule

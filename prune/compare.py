@@ -3,13 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from prune import make_callable
 from prune.report.cells import Table, markdown
 from prune.report.comparison import comparison, run_names, summary
 from prune.report.schema import load_report
@@ -58,5 +60,13 @@ def _print(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else 10_000).print(shown)
 
 
+def _function() -> Callable[..., Any]:
+    from prune.interface import compare
+
+    return compare
+
+
 if __name__ == "__main__":
     sys.exit(main())
+else:
+    make_callable(__name__, _function)

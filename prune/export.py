@@ -1,18 +1,20 @@
 """`python -m prune.export CHECKPOINT FOLDER`: a codec's decoder as a bundle of ONNX graphs."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
 from lvc.pictures import SIZE_MULTIPLE
+from prune import make_callable
 from prune.cli import main
 from prune.data import open_source
 from prune.onnx_export.bit_parity import LONGEST, check_bundle
 from prune.onnx_export.bundle import LARGEST, Size, export_bundle
 from prune.progress import console
-from vcodecs import UserError, checkpoints
+from vcodecs import UserError, registry
 from vcodecs.deform import Operator
 
 
@@ -37,7 +39,7 @@ def command() -> None:
         raise UserError(
             f"--size {arguments.size}: write it as WIDTHxHEIGHT, in pixels, at most {largest} each"
         )
-    codec = checkpoints.codec_of(arguments.checkpoint)
+    codec = registry.codec_of(arguments.checkpoint)
     size = Size(int(height), int(width), not arguments.fixed)
     worst = export_bundle(codec, arguments.folder, size, arguments.deformable)
     clip = open_source("procedural").read(0, 0, LONGEST)
@@ -48,5 +50,13 @@ def command() -> None:
     )
 
 
+def _function() -> Callable[..., Any]:
+    from prune.interface import export
+
+    return export
+
+
 if __name__ == "__main__":
     main(command)
+else:
+    make_callable(__name__, _function)

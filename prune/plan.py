@@ -4,16 +4,19 @@ The choice shown is by the magnitude of the dense weights alone; a run that trai
 The channel groups, what they cost and what has to stay are the same in both.
 """
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prune import make_callable
 from prune.cli import main, recipe_parser
 from prune.pipeline.job import Job
 from prune.pipeline.plan import Plan, make_plan
@@ -31,6 +34,14 @@ WIDTH = 100  # of what goes to a file or a pipe
 def tables(plan: Plan) -> list[Table]:
     """The plan for people: groups, MACs, and the layers that are left alone."""
     return [_groups_table(plan), _macs_table(plan), _fixed_table(plan)]
+
+
+def as_text(plan: Plan) -> str:
+    """The tables as plain text."""
+    shown = Console(width=WIDTH, highlight=False, file=io.StringIO(), color_system=None)
+    for table in tables(plan):
+        shown.print(table)
+    return shown.file.getvalue()
 
 
 def _groups_table(plan: Plan) -> Table:
@@ -109,5 +120,13 @@ def command() -> None:
     )
 
 
+def _function() -> Callable[..., Any]:
+    from prune.interface import plan
+
+    return plan
+
+
 if __name__ == "__main__":
     main(command)
+else:
+    make_callable(__name__, _function)

@@ -8,6 +8,7 @@ command after a crash goes on where it stopped.
 
 from pathlib import Path
 
+from prune import make_callable
 from prune.cli import main, recipe_parser
 from prune.pipeline import work as pipeline
 from prune.pipeline.assemble import assemble, pictures
@@ -16,13 +17,19 @@ from prune.pipeline.steps import Steps
 from prune.progress import console, warn
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import Recipe
+from prune.report import Report
 from prune.report.render import write_report
 from prune.report.summary import headline
 
 
-def run(recipe: Recipe, base: Path) -> Path:
-    """Carry a recipe out; returns the run's folder. `base` is where its relative paths start."""
-    job = Job(recipe, base)
+def run(recipe: Recipe, base: str | Path = ".") -> Report:
+    """Carry a recipe out; returns its report, which is also in the folder `recipe.output`.
+
+    `base` is where relative paths of the recipe are looked for, after the working directory.
+    UserError for what the user can put right.
+    """
+    job = Job(recipe, Path(base))
+    recipe = job.recipe
     job.check()
     for warning in job.warnings:
         warn(warning)
@@ -60,7 +67,7 @@ def run(recipe: Recipe, base: Path) -> Path:
     report = assemble(job, folders, step.seconds)
     write_report(report, recipe.output, pictures(quality))
     console.print(headline(report, recipe.output))
-    return recipe.output
+    return report
 
 
 def command() -> None:
@@ -75,3 +82,5 @@ def command() -> None:
 
 if __name__ == "__main__":
     main(command)
+else:
+    make_callable(__name__, lambda: run)

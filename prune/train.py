@@ -25,7 +25,7 @@ RECORD = "recipe.json"
 
 
 def train(
-    recipe: TeacherRecipe, base: Path, go_on: bool = False, minutes: float | None = None
+    recipe: TeacherRecipe, base: str | Path = ".", go_on: bool = False, minutes: float | None = None
 ) -> Path:
     """Train, or go on training; returns the weights. `base`: where relative paths may start.
 
@@ -34,8 +34,10 @@ def train(
     folder holds the unfinished training of another recipe: hours of work are neither mixed with
     something else nor thrown away.
     """
+    base = Path(base)
     torch.manual_seed(recipe.seed)
-    codec = vcodecs.create(recipe.codec.name, recipe.codec.preset, recipe.codec.checkpoint)
+    section = recipe.codec
+    codec = vcodecs.create(section.name, section.preset, section.checkpoint, base)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)

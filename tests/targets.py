@@ -30,7 +30,7 @@ from lvc.pictures import as_picture
 from lvc.player import Player
 from lvc.video import open_sink, open_source
 from prune.onnx_export.bundle import Size, export_bundle
-from vcodecs import checkpoints
+from vcodecs import checkpoints, registry
 from vcodecs.coding import TorchNetworks
 
 HEIGHT, WIDTH, FRAMES, PERIOD = 52, 60, 5, 3
@@ -219,7 +219,7 @@ def open_decoder(case, runtime, header):
     """Networks and I frame decoder of a case."""
 
     def torch_networks(weights):
-        return TorchNetworks(checkpoints.codec_of(weights), header.margin), str(weights)
+        return TorchNetworks(registry.codec_of(weights), header.margin), str(weights)
 
     if runtime == "onnxruntime":
         return open_bundle(case.bundle, header, 1)

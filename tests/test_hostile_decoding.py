@@ -26,7 +26,7 @@ from lvc.container import Reader
 from lvc.errors import UserError
 from lvc.intra import LosslessPictures, create_pictures
 from lvc.player import CodedPictures, NetworkPictures, check_size
-from vcodecs import checkpoints
+from vcodecs import registry
 from vcodecs.coding import TorchNetworks
 
 SEEDS = range(100)
@@ -167,7 +167,7 @@ def test_a_player_takes_pictures_up_to_its_limit(target):
 def test_a_few_bytes_that_claim_large_pictures_cost_no_networks(cases):
     """The hyper latent of 4096x2304 is not in the payload: told before any graph runs."""
     payload = attacks.Original(cases["torch"].file).packets[0].payload
-    networks = TorchNetworks(checkpoints.codec_of(cases["torch"].intra_weights))
+    networks = TorchNetworks(registry.codec_of(cases["torch"].intra_weights))
     networks.run = None
     tracemalloc.start()
     try:

@@ -10,8 +10,8 @@ from prune.evaluation.coding_loop import possible_bits
 from prune.evaluation.metrics import BD, BD_POINTS, bd, mean
 from prune.evaluation.rate_distortion import code_i_frames, evaluate_clip
 from vcodecs import create
-from vcodecs.checkpoints import codec_of
 from vcodecs.intra import create_intra
+from vcodecs.registry import codec_of
 
 __all__ = [
     "BD",

@@ -12,11 +12,10 @@ from prune.data import Source, SourceSpec, check_sources, open_source
 from prune.data.source import too_small
 from prune.groups.channels import Channels
 from prune.groups.find import find_groups
-from prune.groups.weights import relative_norms
 from prune.pipeline.training import phases_of, settings_of
 from prune.recipe.schema import Recipe
 from prune.sparsify.cost import CostModel
-from prune.sparsify.selection import choose
+from prune.sparsify.selection import by_magnitude
 from prune.training.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
@@ -52,9 +51,9 @@ class Job:
         section, blame = self.recipe.codec, self.recipe.blame
         torch.manual_seed(self.recipe.seed)
         with blame("codec.name"):
-            codec_class(section.name)
+            codec_class(section.name, self.base)
         with blame("codec.preset"):
-            codec = vcodecs.create(section.name, section.preset)
+            codec = vcodecs.create(section.name, section.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
                 checkpoints.load_into(codec, section.checkpoint)
@@ -67,7 +66,8 @@ class Job:
 
     def load(self, path: Path) -> VideoCodec:
         """A codec of this recipe with the weights of a step (dense or shrunk)."""
-        return vcodecs.create(self.recipe.codec.name, self.recipe.codec.preset, path).eval()
+        section = self.recipe.codec
+        return vcodecs.create(section.name, section.preset, path, self.base).eval()
 
     @cached_property
     def channels(self) -> Channels:
@@ -88,11 +88,8 @@ class Job:
 
         UserError when no choice of channels meets the budget.
         """
-        section = self.recipe.prune
-        scores = [relative_norms(self.teacher, group) for group in self.channels.groups]
-        groups = self.channels.groups
         with self.recipe.blame("prune.budget"):
-            return choose(groups, scores, self.cost, section.budget, section.align, section.floor)
+            return by_magnitude(self.teacher, self.channels, self.cost, self.recipe.prune)
 
     # ------------------------------------------------------------------ data
 

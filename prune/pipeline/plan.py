@@ -7,10 +7,11 @@ channel groups, what they cost and what has to stay are the same in both.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prune.groups.channels import Group
+from prune.groups.channels import Channels, Group
 from prune.groups.shrink import shrunk_copy
 from prune.measure.macs import decoder_macs
 from prune.pipeline.job import Job
+from vcodecs import VideoCodec
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,33 @@ class Plan:
 
 def make_plan(job: Job) -> Plan:
     """Choose by magnitude, remove, and count. UserError when no choice meets the budget."""
-    kept = job.one_shot()
-    measure = job.recipe.measure
-    dense = decoder_macs(job.teacher, measure.height, measure.width)
-    sparse = decoder_macs(shrunk_copy(job.teacher, kept), measure.height, measure.width)
+    size = job.recipe.measure.height, job.recipe.measure.width
+    return planned(job.teacher, job.channels, job.one_shot(), job.recipe.prune.budget, size)
+
+
+def planned(
+    codec: VideoCodec,
+    channels: Channels,
+    kept: dict[str, list[int]],
+    budget: float,
+    size: tuple[int, int],
+) -> Plan:
+    """What is left of a codec that keeps these channels, at frames of `size` (height, width)."""
+    dense = decoder_macs(codec, *size)
+    sparse = decoder_macs(shrunk_copy(codec, kept), *size)
     return Plan(
-        codec=job.teacher.name,
-        preset=job.teacher.preset,
-        budget=job.recipe.prune.budget,
-        groups=[_planned(group, kept[group.name]) for group in job.channels.groups],
+        codec=codec.name,
+        preset=codec.preset,
+        budget=budget,
+        groups=[_planned(group, kept[group.name]) for group in channels.groups],
         macs=PlannedMacs(
-            height=measure.height,
-            width=measure.width,
+            height=size[0],
+            width=size[1],
             by_module={n: (macs, sparse.by_module[n]) for n, macs in dense.by_module.items()},
             dense=dense.total,
             sparse=sparse.total,
         ),
-        fixed=dict(job.channels.fixed),
+        fixed=dict(channels.fixed),
     )
 
 

@@ -1,5 +1,6 @@
 """What a recipe tells the trainer: phases, trade-off, settings."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -43,18 +44,23 @@ def phases_of(
 
 def tradeoff_of(recipe: TeacherRecipe, codec: VideoCodec) -> Tradeoff:
     """The lambdas at the codec's rate points; UserError where the recipe has not as many."""
-    given, points = recipe.codec.lagrangian, codec.rates()
-    lagrangians = tuple(given) if isinstance(given, list) else (given,)
+    return tradeoff(codec, recipe.codec.lagrangian, recipe.at("codec.lambda"))
+
+
+def tradeoff(codec: VideoCodec, given: float | Sequence[float], where: str) -> Tradeoff:
+    """The same of given lambdas; `where` begins the message about what is wrong with them."""
+    points = codec.rates()
+    lagrangians = (given,) if isinstance(given, int | float) else tuple(given)
     if len(lagrangians) != len(points):
         wanted = "one number" if len(points) == 1 else f"a list of {len(points)}, rising"
         raise UserError(
-            f"{recipe.at('codec.lambda')}: codec {codec.name} has {len(points)} rate point"
+            f"{where}: codec {codec.name} has {len(points)} rate point"
             f"{'s' if len(points) > 1 else ''}: give {wanted} (it is {given})"
         )
     if any(low >= high for low, high in pairwise(lagrangians)):
         raise UserError(
-            f"{recipe.at('codec.lambda')}: rates rise from point to point, and lambdas have to "
-            f"rise with them (it is {given})"
+            f"{where}: rates rise from point to point, and lambdas have to rise with them "
+            f"(it is {given})"
         )
     return Tradeoff(points, lagrangians)
 

@@ -187,7 +187,17 @@ class TeacherRecipe(Section, Located):
     train: TrainSection
     evaluate: EvaluateSection = EvaluateSection()
     seed: int = Field(0, ge=0, lt=2**32)
-    output: Path | None = None
+    output: Path
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_output(cls, content: Any) -> Any:
+        """A recipe made in Python goes to runs/CODEC; that of a file is named after the file."""
+        if isinstance(content, dict) and content.get("output") is None:
+            codec = content.get("codec")
+            name = codec.get("name") if isinstance(codec, dict) else getattr(codec, "name", None)
+            content = content | {"output": Path("runs") / Path(str(name)).stem}
+        return content
 
 
 class Recipe(TeacherRecipe):

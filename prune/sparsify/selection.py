@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prune.groups.channels import Group
+from prune.groups.channels import Channels, Group
+from prune.groups.weights import relative_norms
+from prune.recipe.schema import PruneSection
 from prune.sparsify.cost import CostModel
-from vcodecs import UserError
+from vcodecs import UserError, VideoCodec
 
 TOLERANCE = 0.01
 """How far the kept MACs may be from the budget, as a part of the dense MACs."""
@@ -52,6 +54,15 @@ def choose(
         group.name: sorted(torch.topk(score, count).indices.tolist())
         for group, score, count in zip(groups, scores, counts, strict=True)
     }
+
+
+def by_magnitude(
+    codec: VideoCodec, channels: Channels, cost: CostModel, settings: PruneSection
+) -> dict[str, list[int]]:
+    """`choose` by the norms of a codec's weights alone: one-shot pruning."""
+    scores = [relative_norms(codec, group) for group in channels.groups]
+    s = settings
+    return choose(channels.groups, scores, cost, s.budget, s.align, s.floor)
 
 
 def allowed_counts(group: Group, align: int, floor: float) -> list[int]:

@@ -1,0 +1,349 @@
+"""Compression from Python, step by step: what `import prune` offers beside the commands.
+
+    codec = vcodecs.create("dcvc_hem", checkpoint="dcvc_hem_small")
+    plan = prune.plan(codec, budget=0.35)
+    sparse = prune.sparsify(codec, plan, data=clips, steps=2000)
+    small = prune.shrink(sparse)
+    small = prune.finetune(small, sparse, data=clips, steps=1000)
+    prune.export(small, "bundle/")
+    print(prune.compare(codec, small, clips))
+
+Every function leaves the codecs it is given as they were, raises UserError for what its caller can
+put right, and does what the step of that name does in a run (`prune.run`).
+"""
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvc.errors import UserError
+from prune.data import ArrayClips, Procedural, Source, SourceSpec, open_source
+from prune.evaluation.rate_distortion import evaluate
+from prune.groups.channels import Channels
+from prune.groups.find import find_groups
+from prune.groups.shrink import check_same, masked_copy, shrunk_copy
+from prune.measure.latency import compare_latency
+from prune.measure.macs import decoder_macs, parameters
+from prune.onnx_export.bit_parity import LONGEST, check_bundle, check_decodes
+from prune.onnx_export.bundle import Size, export_bundle
+from prune.pipeline.distillation import distillers
+from prune.pipeline.plan import Plan, planned
+from prune.pipeline.training import tradeoff
+from prune.recipe.schema import DistillSection, PruneSection
+from prune.sparsify.cost import CostModel
+from prune.sparsify.selection import by_magnitude
+from prune.sparsify.sparsifier import Sparsifier
+from prune.training.companion import Companion
+from prune.training.phases import Phase
+from prune.training.settings import TrainerSettings
+from prune.training.trainer import Trainer
+from vcodecs import VideoCodec
+from vcodecs.coding import TorchNetworks, can_code
+from vcodecs.intra import create_intra
+
+Data = Source | SourceSpec | str | Path | Sequence[Any]
+"""A source, a path, "procedural", or clips (T, 3, H, W) in memory: uint8, or numbers in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What a budget would remove from a codec; printed, it tells groups, MACs and reasons.
+
+    `kept`: by group the channels that one-shot pruning would keep. `settings`: as in a recipe.
+    """
+
+    summary: Plan
+    channels: Channels
+    cost: CostModel
+    kept: dict[str, list[int]]
+    settings: PruneSection
+
+    def __str__(self) -> str:
+        from prune.plan import as_text
+
+        return as_text(self.summary)
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A codec whose masked channels are zero, and what is known of how it came about."""
+
+    codec: VideoCodec
+    dense: VideoCodec
+    plan: PruningPlan
+    kept: dict[str, list[int]]
+    curves: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two codecs side by side. `latency` and `quality` are as in a report, where measured."""
+
+    macs: tuple[int, int]
+    parameters: tuple[int, int]
+    size: tuple[int, int]
+    latency: dict[str, Any] | None
+    quality: dict[str, Any] | None
+
+    def __str__(self) -> str:
+        dense, sparse = self.macs
+        lines = [
+            f"MACs of the decoder, {self.size[1]}x{self.size[0]}: {dense / 1e9:.4g} G -> "
+            f"{sparse / 1e9:.4g} G ({1 - sparse / dense:.1%} fewer)",
+            f"parameters of the decoder: {self.parameters[0]:,} -> {self.parameters[1]:,}",
+        ]
+        if self.latency:
+            ratio = self.latency["speedup"]
+            lines.append(
+                f"time on {self.latency['runtime']}: {self.latency['dense_ms']['median']:.1f} -> "
+                f"{self.latency['sparse_ms']['median']:.1f} ms, {ratio['median']:.2f}x "
+                f"(p10 {ratio['p10']:.2f}, p90 {ratio['p90']:.2f})"
+            )
+        for point in (self.quality or {}).get("points", ()):
+            a, b = point["dense"], point["sparse"]
+            at = "" if point["rate"] is None else f"rate {point['rate']:g}: "
+            lines.append(
+                f"{at}{a['psnr']:.2f} -> {b['psnr']:.2f} dB, {a['bpp']:.4f} -> {b['bpp']:.4f} bpp"
+            )
+        return "\n".join(lines)
+
+
+def plan(
+    codec: VideoCodec,
+    budget: float = 0.35,
+    *,
+    align: int = 8,
+    floor: float = 0.1,
+    method: str = "gradient-decay",
+    size: tuple[int, int] = (1088, 1920),
+    show: bool = True,
+) -> PruningPlan:
+    """Find the channel groups of a codec's decoder, and what `budget` of its MACs would remove.
+
+    `budget`: part of the MACs that stays, at frames of `size` (height, width). `align`, `floor`
+    and `method` are those of a recipe's `prune` section. `show`: print it too. UserError where no
+    channel can be removed, or no choice meets the budget.
+    """
+    settings = _section(PruneSection, budget=budget, align=align, floor=floor, method=method)
+    codec = copy.deepcopy(codec).cpu().eval()
+    channels = find_groups(codec)
+    if not channels.groups:
+        raise UserError(f"codec {codec.name}: no channel of its decoder can be removed")
+    cost = CostModel(codec, channels, *size)
+    kept = by_magnitude(codec, channels, cost, settings)
+    found = PruningPlan(
+        planned(codec, channels, kept, budget, size), channels, cost, kept, settings
+    )
+    if show:
+        print(found)
+    return found
+
+
+def sparsify(
+    codec: VideoCodec,
+    plan: PruningPlan,
+    data: Data | None = None,
+    steps: int = 2000,
+    *,
+    lagrangian: float | Sequence[float] = 1024.0,
+    distill: str = "local",
+    folder: str | Path | None = None,
+    **training: Any,
+) -> Sparse:
+    """Train masks under the plan's budget; returns the masked codec and the channels to keep.
+
+    `data`: see `Data`; not needed for the method one-shot, which trains nothing. `lagrangian`:
+    lambda of lambda * MSE + bpp, one for each rate point. `distill`: local, network or none.
+    `folder`: where the state goes, so that the same call goes on after a crash. `training`:
+    stage ("joint", else the codec's last), learning_rate, batch, crop, seed, device, workers.
+    """
+    dense = copy.deepcopy(codec).cpu().eval()
+    if plan.settings.method == "one-shot":
+        return Sparse(masked_copy(dense, plan.channels, plan.kept), dense, plan, plan.kept)
+    student = copy.deepcopy(dense)
+    sparsifier = Sparsifier(student, plan.channels, plan.cost, plan.settings, steps)
+    section = _section(DistillSection, source=distill)
+    companions = [sparsifier, *distillers(section, student, dense, plan.channels, None)]
+    student, curves = _train(student, data, steps, lagrangian, folder, companions, training)
+    kept = sparsifier.choose()
+    for companion in companions:
+        companion.close()
+    return Sparse(masked_copy(student.cpu(), plan.channels, kept), dense, plan, kept, curves)
+
+
+def shrink(sparse: Sparse) -> VideoCodec:
+    """The codec without the masked channels, proved equal to the masked one.
+
+    UserError where pictures or bits differ by more than 1e-5, or where it cannot decode what the
+    masked codec codes.
+    """
+    shrunk = shrunk_copy(sparse.codec, sparse.kept)
+    random = torch.rand(LONGEST, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+    check_same(sparse.codec, shrunk, [random, _moving_clip()])
+    if can_code(sparse.codec):
+        check_decodes(sparse.codec, TorchNetworks(shrunk), _moving_clip(), "the shrunk codec")
+    return shrunk
+
+
+def finetune(
+    small: VideoCodec,
+    sparse: Sparse,
+    data: Data,
+    steps: int = 1000,
+    *,
+    lagrangian: float | Sequence[float] = 1024.0,
+    distill: str = "local",
+    folder: str | Path | None = None,
+    **training: Any,
+) -> VideoCodec:
+    """Train a shrunk codec with the dense one as its teacher; arguments as of `sparsify`."""
+    student = copy.deepcopy(small)
+    section = _section(DistillSection, source=distill)
+    teacher = copy.deepcopy(sparse.dense)
+    companions = distillers(section, student, teacher, sparse.plan.channels, sparse.kept)
+    student, _ = _train(student, data, steps, lagrangian, folder, companions, training)
+    for companion in companions:
+        companion.close()
+    return student.cpu()
+
+
+def export(
+    codec: VideoCodec, folder: str | Path, size: tuple[int, int] = (256, 448), dynamic: bool = True
+) -> Path:
+    """Write the decoder as a bundle of ONNX graphs, checked in every output and by decoding.
+
+    `size`: (height, width) of the export; with `dynamic` any multiple of 64 can be decoded.
+    UserError where onnxruntime and torch differ; no bundle is left then.
+    """
+    codec = copy.deepcopy(codec).cpu().eval()
+    folder = Path(folder)
+    export_bundle(codec, folder, Size(*size, dynamic))
+    check_bundle(codec, folder, _moving_clip())
+    return folder
+
+
+def compare(
+    dense: VideoCodec,
+    sparse: VideoCodec,
+    clips: Data | None = None,
+    *,
+    frames: int = 9,
+    intra: str = "hevc:qp=22",
+    bits: str = "real",
+    runs: int = 15,
+    size: tuple[int, int] = (1088, 1920),
+    latency_size: tuple[int, int] = (256, 448),
+) -> Comparison:
+    """Measure two codecs: MACs and parameters, paired times of their graphs, quality on `clips`.
+
+    `runs`: timed runs of each on onnxruntime at `latency_size` (0: no times). `clips`: see `Data`;
+    None: no quality. The first `frames` frames of each are coded in a coding loop behind an I
+    frame by `intra`; `bits` are real or estimated.
+    """
+    codecs = {"dense": copy.deepcopy(dense).cpu(), "sparse": copy.deepcopy(sparse).cpu()}
+    for codec in codecs.values():
+        codec.eval()
+    macs = tuple(decoder_macs(codec, *size).total for codec in codecs.values())
+    counts = tuple(parameters(codec, codec.decoder_modules()) for codec in codecs.values())
+    latency = _latency(codecs, runs, latency_size) if runs else None
+    quality = None
+    if clips is not None:
+        source = as_source(clips)
+        found = evaluate(
+            codecs,
+            source,
+            create_intra(intra),
+            dense.rates(),
+            frames,
+            frames,
+            pictures=0,
+            bits=bits,
+        )
+        quality = found.quality_entry(source.name)
+    return Comparison(macs, counts, size, latency, quality)
+
+
+def as_source(data: Data) -> Source:
+    """Whatever names or holds clips, as a source."""
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, str | Path | SourceSpec):
+        return open_source(data)
+    return ArrayClips(data)
+
+
+# ---------------------------------------------------------------------- shared
+
+
+def _train(
+    codec: VideoCodec,
+    data: Data | None,
+    steps: int,
+    lagrangian: float | Sequence[float],
+    folder: str | Path | None,
+    companions: Sequence[Companion],
+    training: dict[str, Any],
+) -> tuple[VideoCodec, list[dict[str, Any]]]:
+    if data is None:
+        raise UserError("data: training needs clips: a path, a source, or clips in memory")
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return _train(codec, data, steps, lagrangian, temporary, companions, training)
+    known = {"stage", "learning_rate", "batch", "crop", "seed", "device", "workers"}
+    if unknown := training.keys() - known:
+        raise UserError(f"{', '.join(sorted(unknown))}: no such argument; there are: "
+                        f"{', '.join(sorted(known))}")  # fmt: skip
+    stages = {stage.name: stage for stage in codec.stages()}
+    name = training.get("stage", "joint" if "joint" in stages else next(reversed(stages)))
+    if name not in stages:
+        raise UserError(f"stage {name!r}: {codec.name} has {', '.join(stages)}")
+    phase = Phase(
+        name=name,
+        stage=stages[name],
+        steps=steps,
+        learning_rate=training.get("learning_rate", 1e-4),
+        batch=training.get("batch", 4),
+        crop=training.get("crop", 128),
+    )
+    settings = TrainerSettings(
+        tradeoff(codec, lagrangian, "lagrangian"),
+        seed=training.get("seed", 0),
+        device=training.get("device", "auto"),
+        workers=training.get("workers", 0),
+    )
+    torch.manual_seed(settings.seed)
+    trainer = Trainer(codec, [phase], [(as_source(data), 1.0)], settings, Path(folder), companions)
+    curves = [curve.as_dict() for curve in trainer.run()]
+    return trainer.codec, curves
+
+
+def _latency(codecs: dict[str, VideoCodec], runs: int, size: tuple[int, int]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {name: Path(temporary) / name for name in codecs}
+        for name, codec in codecs.items():
+            export_bundle(codec, folders[name], Size(*size, dynamic=False))
+        pairs = [(codec, folders[name]) for name, codec in codecs.items()]
+        return compare_latency(*pairs, *size, runs)
+
+
+def _moving_clip() -> Tensor:
+    """A synthetic clip (3, 3, 128, 192) in [0, 1]."""
+    frames = Procedural(0, 1, 128, 192, LONGEST).read(0)
+    return torch.from_numpy(frames).float() / 255
+
+
+def _section(kind: type, **values: Any) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']} (it is {f['input']!r})"
+                  for f in error.errors()]  # fmt: skip
+        raise UserError("\n".join(faults)) from error
