@@ -1,7 +1,7 @@
-"""`python -m lvc decode` and `python -m lvc info`."""
+"""`python -m lvc decode` and `python -m lvc info` (of the player alone: `lvc decode`)."""
 
 import sys
 
-from lvc.decode import main
+from .decode import main
 
 sys.exit(main())

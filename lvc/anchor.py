@@ -14,8 +14,8 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from lvc.encoders import ENCODERS, check, options, video_encoder
-from lvc.errors import UserError
+from .encoders import ENCODERS, check, options, video_encoder
+from .errors import UserError
 
 MATRICES = {"bt709": Colorspace.ITU709, "bt601": Colorspace.ITU601}
 RANGES = {"limited": ColorRange.MPEG, "full": ColorRange.JPEG}

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lvc.errors import UserError
-from lvc.indices import MARGIN
-from lvc.manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
-from lvc.program import Step, Tensors
-from lvc.rates import rate_factor
-from lvc.tables import Table
-from lvc.wiring import Wiring, tensor_of
+from .errors import UserError
+from .indices import MARGIN
+from .manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
+from .program import Step, Tensors
+from .rates import rate_factor
+from .tables import Table
+from .wiring import Wiring, tensor_of
 
 __all__ = ["BUNDLE", "ENTROPY", "FORMAT", "BundleNetworks", "file_hash", "read_bundle", "session"]
 

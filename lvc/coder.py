@@ -13,8 +13,8 @@ from functools import lru_cache
 import constriction
 import numpy as np
 
-from lvc.errors import UserError
-from lvc.tables import PRECISION, Table
+from .errors import UserError
+from .tables import PRECISION, Table
 
 LARGEST = 1 << 30
 """Of escaped symbols; what is further from zero is a sign of damage."""

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from lvc.errors import UserError
-from lvc.packets import (
+from .errors import UserError
+from .packets import (
     CRC,
     ENTRY,
     DamageError,
@@ -25,7 +25,7 @@ from lvc.packets import (
     sealed,
     trailer,
 )
-from lvc.rules import COUNT, SHA256, TEXT, check, is_count, is_integer, is_text
+from .rules import COUNT, SHA256, TEXT, check, is_count, is_integer, is_text
 
 MAGIC = b"\x89LVC\r\n\x1a\n"
 VERSION = 1

@@ -8,13 +8,13 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-from lvc.bundle import BundleNetworks
-from lvc.container import Header, Reader
-from lvc.errors import UserError
-from lvc.intra import create_pictures
-from lvc.packets import DamageError
-from lvc.pictures import round_up
-from lvc.player import (
+from .bundle import BundleNetworks
+from .container import Header, Reader
+from .errors import UserError
+from .intra import create_pictures
+from .packets import DamageError
+from .pictures import round_up
+from .player import (
     MOST_PIXELS,
     CodedPictures,
     IntraDecoder,
@@ -23,8 +23,8 @@ from lvc.player import (
     check_size,
     check_weights,
 )
-from lvc.program import Networks
-from lvc.video import open_sink
+from .program import Networks
+from .video import open_sink
 
 INTRA_FOLDER = "intra"
 """Of a bundle: where the bundle of its learned I frames is."""
@@ -226,7 +226,9 @@ def _out_of_memory(error: Exception) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """The player's command line; its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lvc", description="Play .lvc video.")
+    # The player alone has a command, and another name.
+    prog = "python -m lvc" if __package__ == "lvc" else "lvc"
+    parser = argparse.ArgumentParser(prog=prog, description="Play .lvc video.")
     commands = parser.add_subparsers(dest="command", required=True)
     add_commands(commands)
     given = parser.parse_args(arguments)

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import av
 
-from lvc.errors import UserError
+from .errors import UserError
 
 _SPEEDS = (
     *("ultrafast", "superfast", "veryfast", "faster", "fast"),

@@ -10,8 +10,8 @@ not marked cannot have crossed a border, and what is marked is told.
 
 import numpy as np
 
-from lvc.coder import Reader, Writer
-from lvc.tables import LEVELS, OFFSETS, PER_OCTAVE, SHIFT, SMALLEST_SCALE
+from .coder import Reader, Writer
+from .tables import LEVELS, OFFSETS, PER_OCTAVE, SHIFT, SMALLEST_SCALE
 
 MARGIN = 2.0**-13
 """Of a file unless asked otherwise, in steps of the tables' grids (docs/decisions.md)."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 import av
 import numpy as np
 
-from lvc.anchor import (
+from .anchor import (
     ClipCoder,
     Colour,
     decode,
@@ -17,8 +17,8 @@ from lvc.anchor import (
     frame_to_picture,
     picture_to_frame,
 )
-from lvc.encoders import check_encoder, video_encoder
-from lvc.errors import UserError
+from .encoders import check_encoder, video_encoder
+from .errors import UserError
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lvc.errors import UserError
-from lvc.program import Kind
-from lvc.rules import (
+from .errors import UserError
+from .program import Kind
+from .rules import (
     COUNT,
     LIST,
     NAME,
@@ -31,7 +31,7 @@ from lvc.rules import (
     one_of,
     within,
 )
-from lvc.tables import PRECISION, Distribution, Table
+from .tables import PRECISION, Distribution, Table
 
 BUNDLE, ENTROPY = "bundle.json", "entropy.json"
 FORMAT = "leanvc-bundle-2"

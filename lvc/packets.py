@@ -16,7 +16,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from lvc.errors import UserError
+from .errors import UserError
 
 HEAD = struct.Struct("<BBII")  # kind, flags, frame, bytes of the payload
 CRC = struct.Struct("<I")

@@ -8,14 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
-from lvc.coder import PayloadError
-from lvc.container import Header, Reader
-from lvc.errors import UserError
-from lvc.intra import PictureCoder
-from lvc.packets import DamageError, Packet
-from lvc.pictures import as_float, as_picture, padded, round_up
-from lvc.program import Networks, Tensors, decompress
-from lvc.rates import RateError
+from .coder import PayloadError
+from .container import Header, Reader
+from .errors import UserError
+from .intra import PictureCoder
+from .packets import DamageError, Packet
+from .pictures import as_float, as_picture, padded, round_up
+from .program import Networks, Tensors, decompress
+from .rates import RateError
 
 MOST_PIXELS = 4096 * 2304
 """Of a picture, unless the user allows more: what a few bytes can make a player allocate."""

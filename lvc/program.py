@@ -16,11 +16,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lvc.coder import PayloadError, Reader
-from lvc.errors import UserError
-from lvc.indices import Coder, levels, sixteenths, split
-from lvc.tables import LEVELS, OFFSETS, Distribution, Table, scale_table
-from lvc.wavefront import waves
+from .coder import PayloadError, Reader
+from .errors import UserError
+from .indices import Coder, levels, sixteenths, split
+from .tables import LEVELS, OFFSETS, Distribution, Table, scale_table
+from .wavefront import waves
 
 Tensors = dict[str, np.ndarray]
 Kind = Literal["first", "run", "hyper", "plain", "waves", "fields"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lvc.errors import UserError
+from .errors import UserError
 
 SMALLEST_SCALE = 0.01
 """Of a rate point's factor, as in the official bitstream."""

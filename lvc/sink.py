@@ -12,10 +12,10 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from lvc.anchor import Colour, picture_to_frame
-from lvc.encoders import check_encoder
-from lvc.errors import UserError
-from lvc.files import atomic_write, replacing
+from .anchor import Colour, picture_to_frame
+from .encoders import check_encoder
+from .errors import UserError
+from .files import atomic_write, replacing
 
 Write = Callable[[np.ndarray], None]
 

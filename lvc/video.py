@@ -18,9 +18,9 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace
 
-from lvc.anchor import decode, frame_to_picture
-from lvc.errors import UserError
-from lvc.sink import Sink, checked_rate, open_sink
+from .anchor import decode, frame_to_picture
+from .errors import UserError
+from .sink import Sink, checked_rate, open_sink
 
 __all__ = ["Sink", "Source", "open_sink", "open_source"]
 

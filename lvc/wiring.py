@@ -7,8 +7,8 @@ behind whatever that leads to. Each name has one shape wherever it stands.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lvc.program import Step, latent_of
-from lvc.rules import within
+from .program import Step, latent_of
+from .rules import within
 
 LATENT_STRIDE, HYPER_STRIDE = 16, 64
 KEPT = ("feature", "latent", "motion_latent")

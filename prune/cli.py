@@ -37,7 +37,9 @@ def main(command: Callable[[], None]) -> None:
 def recipe_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """Arguments of every command that carries out a recipe: the file, and overrides."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("recipe", help="a YAML file, as in recipes/")
+    parser.add_argument(
+        "recipe", help="a YAML file, or the name of a recipe that leanvc brings along, such as dcvc"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings, such as prune.budget=0.5"
     )

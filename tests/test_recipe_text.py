@@ -3,6 +3,7 @@
 import copy
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import yaml
@@ -86,6 +87,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert fault(tmp_path / "none.yaml").endswith("cannot be read (No such file or directory)")
+    assert fault("none").endswith("recipe none: cannot be read (No such file or directory)")
     assert fault(tmp_path).endswith("cannot be read (Is a directory)")
 
 
@@ -217,3 +219,20 @@ KEYS = st.sampled_from(
 )
 def test_any_overrides_are_taken_or_a_user_error(recipe, overrides):
     attempt(recipe(), *overrides)
+
+
+# ---------------------------------------------------------------------- by name
+
+
+@pytest.mark.parametrize("name", ["dcvc", "dcvc_hem", "fvc", "paper/dcvc"])
+def test_a_recipe_that_leanvc_brings_along_is_found_by_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)  # a folder of that name is no recipe
+    here = Path(__file__).parents[1] / "recipes" / f"{name}.yaml"
+    assert load(name, "output=x").model_dump() == load(here, "output=x").model_dump()
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dcvc").write_text(TEXT)
+    assert load("dcvc").codec.preset == "tiny"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -62,13 +63,13 @@ Model = TypeVar("Model", bound=Located)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str], model: type[Model]) -> Model:
-    """Read and check a recipe.
+    """Read and check a recipe: a file, or one that leanvc brings along, by its name (`dcvc`).
 
     `overrides` are `dotted.key=value`, the value in YAML; of two for one key the last holds.
     UserError has a line for every fault, which names the line of the file or the override, the
     setting, its value and what is allowed there.
     """
-    path = Path(path)
+    path = find_recipe(path)
     origin, content = _read(path)
     for override in overrides:
         keys, value = _parse(override)
@@ -87,6 +88,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str], model: type[Model]) 
         raise UserError("\n".join(lines)) from error
     recipe._origin = origin
     return recipe
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file itself, or for a name such as `dcvc` or `paper/dcvc` that of the packaged recipe."""
+    path = Path(path)
+    if path.is_file() or path.suffix or path.is_absolute() or ".." in path.parts:
+        return path
+    packaged = Path(str(files("leanvc.recipes"))) / f"{path}.yaml"
+    return packaged if packaged.is_file() else path
 
 
 # ---------------------------------------------------------------------- YAML
