@@ -31,6 +31,7 @@ from vcodecs.encode import (
     NetworkIntraEncoder,
     encode_file,
 )
+from vcodecs.intra import NetworkIntra, create_intra
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,12 +84,12 @@ def _encode(given: argparse.Namespace) -> None:
 
 
 def _intra_encoder(given: argparse.Namespace) -> IntraEncoder:
-    name, _, options = given.intra.partition(":")
-    if name != "network":
+    intra = create_intra(given.intra)
+    if not isinstance(intra, NetworkIntra):
         return CodedIntraEncoder(create_pictures(given.intra), given.intra)
-    networks = TorchNetworks(open_codec(options.removeprefix("checkpoint=")), given.margin)
+    networks = TorchNetworks(_placed(intra.network, given.intra), given.margin)
     inside = given.bundle and given.bundle / INTRA_FOLDER
-    return NetworkIntraEncoder(networks, _receiver(inside, networks))
+    return NetworkIntraEncoder(networks, _receiver(inside, networks), intra.rate)
 
 
 def _receiver(folder: Path | None, networks: TorchNetworks) -> Networks | None:
@@ -131,9 +132,12 @@ def _info(given: argparse.Namespace) -> None:
 def open_codec(weights: str) -> VideoCodec:
     """The codec of a checkpoint of ours, on the GPU where there is one. UserError where there is
     no such file or its codec has no real bits."""
-    codec = registry.codec_of(weights)
+    return _placed(registry.codec_of(weights), weights)
+
+
+def _placed(codec: VideoCodec, what: str) -> VideoCodec:
     if not can_code(codec):
-        raise UserError(f"{weights}: codec {codec.name} has no real bits, only estimates")
+        raise UserError(f"{what}: codec {codec.name} has no real bits, only estimates")
     return codec.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -20,9 +20,13 @@ from vcodecs.coding import Compressed, TorchNetworks, compress
 
 
 class IntraEncoder(Protocol):
-    """What makes I packets. `said` goes into the file's header."""
+    """What makes I packets. `said` goes into the file's header.
+
+    `rate`: at which all of them are coded; None where it is that of the P frames.
+    """
 
     said: dict[str, str]
+    rate: float | None
 
     def encode(self, picture: np.ndarray, rate: float | None) -> tuple[bytes, np.ndarray, int]:
         """uint8 (3, H, W) to the payload, what a receiver sees (float32), and its digest."""
@@ -31,8 +35,13 @@ class IntraEncoder(Protocol):
 class NetworkIntraEncoder:
     """I frames by a learned picture codec; `receiver` as for `compress`."""
 
-    def __init__(self, networks: TorchNetworks, receiver: Networks | None = None) -> None:
-        self.networks, self.receiver = networks, receiver
+    def __init__(
+        self,
+        networks: TorchNetworks,
+        receiver: Networks | None = None,
+        rate: float | None = None,
+    ) -> None:
+        self.networks, self.receiver, self.rate = networks, receiver, _as_in_a_file(rate)
         codec = networks.codec
         self.rated = len(codec.rates()) > 1
         self.said = {"codec": codec.name, "preset": codec.preset, "weights": networks.identity}
@@ -50,7 +59,7 @@ class CodedIntraEncoder:
     """I frames by a conventional codec."""
 
     def __init__(self, coder: PictureCoder, spec: str) -> None:
-        self.coder = coder
+        self.coder, self.rate = coder, None
         name, _, options = spec.partition(":")
         self.said = {"codec": name, "options": options}
 
@@ -64,13 +73,14 @@ class CodedIntraEncoder:
 class Coded:
     """One frame's packet and what a receiver makes of it, uint8 RGB (3, H, W).
 
-    `details`: of a P frame, such as its estimated bits.
+    `rate`: what it was coded at. `details`: of a P frame, such as its estimated bits.
     """
 
     kind: str
     payload: bytes
     digest: int
     picture: np.ndarray
+    rate: float | None = None
     details: Compressed | None = None
 
 
@@ -90,8 +100,7 @@ class Encoder:
     ) -> None:
         self.networks, self.intra, self.receiver = networks, intra, receiver
         self.intra_period = intra_period
-        # The file holds it in single precision, and both sides have to mean the same.
-        self.rate = None if rate is None else float(np.float32(rate))
+        self.rate = _as_in_a_file(rate)
         self._number = 0
         self._before: Tensors = {}
 
@@ -113,14 +122,21 @@ class Encoder:
         """The next picture, uint8 RGB (3, H, W)."""
         number, self._number = self._number, self._number + 1
         if number % self.intra_period == 0:
-            payload, frame, found = self.intra.encode(picture, self.rate)
+            rate = self.rate if self.intra.rate is None else self.intra.rate
+            payload, frame, found = self.intra.encode(picture, rate)
             self._before = {"reference": padded(frame)}
-            return Coded("I", payload, found, as_picture(frame))
+            return Coded("I", payload, found, as_picture(frame), rate)
         frame = torch.from_numpy(padded(as_float(picture)))
         coded = compress(self.networks, frame, self._before, self.rate, self.receiver)
         self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
-        return Coded("P", coded.payload, digest(coded.symbols), as_picture(shown), coded)
+        found = digest(coded.symbols)
+        return Coded("P", coded.payload, found, as_picture(shown), self.rate, coded)
+
+
+def _as_in_a_file(rate: float | None) -> float | None:
+    """A file holds rates in single precision, and both sides have to mean the same."""
+    return None if rate is None else float(np.float32(rate))
 
 
 def encode_file(
@@ -136,7 +152,7 @@ def encode_file(
                 if number == frames:
                     break
                 coded = encoder.code(picture)
-                writer.write(coded.kind, coded.payload, encoder.rate, coded.digest)
+                writer.write(coded.kind, coded.payload, coded.rate, coded.digest)
                 bits = 8 * len(coded.payload)
                 progress.step(bits, picture[0].size, psnr(picture, coded.picture))
         progress.end()

@@ -97,20 +97,20 @@ class NetworkIntra(IntraCodec):
             raise UserError(f"{checkpoint} does not say which codec it is for: give codec=...")
         self.network = vcodecs.create(name, preset, checkpoint).eval().requires_grad_(False)
         self.rated = len(self.network.rates()) > 1
-        self._rate = _as_number(rate)
-        if self.rated and self._rate is not None:
+        self.rate = _as_number(rate)
+        if self.rated and self.rate is not None:
             low, high = self.network.rates()[0], self.network.rates()[-1]
-            if not low <= self._rate <= high:
+            if not low <= self.rate <= high:
                 raise UserError(
-                    f"rate {self._rate:g} is out of range: give one of {low:g} to {high:g}"
+                    f"rate {self.rate:g} is out of range: give one of {low:g} to {high:g}"
                 )
         self._check_independence()
         self._networks = TorchNetworks(self.network) if can_code(self.network) else None
         self.name = f"{name} {preset} ({checkpoint})"
         if self._networks is None:
             self.name += ", estimated bits"
-        if self._rate is not None:
-            self.name += f", rate {self._rate:g}"
+        if self.rate is not None:
+            self.name += f", rate {self.rate:g}"
 
     def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
         if self._networks is None:
@@ -132,7 +132,7 @@ class NetworkIntra(IntraCodec):
 
     def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None:
         """What the network takes: its own fixed rate, the P frames', or none at all."""
-        rate = rate if self._rate is None else self._rate
+        rate = rate if self.rate is None else self.rate
         if self.rated and rate is None:
             raise UserError(f"{self.name} serves many rates: give rate=...")
         return rate if self.rated else None

@@ -102,6 +102,34 @@ def test_other_weights_are_refused(folder, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", ["codec=dcvc_hem_intra,", "codec=dcvc_hem_intra,rate=0.5,"])
+def test_learned_i_frames_are_named_as_in_a_recipe(folder, options, tmp_path):
+    file, intra = tmp_path / "x.lvc", f"network:{options}checkpoint={folder / 'intra.safetensors'}"
+    assert encode(folder, "dcvc_hem", "--intra", intra, target=file) == 0
+    weights = folder / "dcvc_hem.safetensors"
+    target = tmp_path / "x.mkv"
+    assert decode(folder, "dcvc_hem", target, "--weights", weights, source=file) == 0
+    assert len(pictures(target)) == FRAMES
+    with Reader(file) as reader:
+        rates = {packet.kind: packet.rate for packet in reader.packets()}
+    assert rates["P"] == pytest.approx(1.3)
+    assert rates["I"] == pytest.approx(0.5 if "rate" in options else 1.3)
+
+
+@pytest.mark.parametrize(
+    ("intra", "told"),
+    [
+        ("network:checkpoint=none", "checkpoint none: no such file"),
+        ("network:weights=x", "option 'weights=x' is unknown"),
+        ("network", "checkpoint=... is needed"),
+    ],
+)
+def test_learned_i_frames_that_cannot_be_are_explained(folder, intra, told, tmp_path, capsys):
+    assert encode(folder, "dcvc_hem", "--intra", intra, target=tmp_path / "x.lvc") == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bundle_of_other_weights_does_not_encode(folder, tmp_path, capsys):
     assert encode(folder, "dcvc", "--bundle", folder / "fvc", target=tmp_path / "x.lvc") == 2
     assert "exported from other weights" in capsys.readouterr().err
