@@ -13,6 +13,7 @@ from typing import Any
 
 _CALLABLE = ("run", "plan", "sparsify", "export", "compare")
 _HOMES = {
+    "Masks": "prune.interface",
     "Recipe": "prune.recipe.schema",
     "find_groups": "prune.groups.find",
     "finetune": "prune.interface",
@@ -20,8 +21,7 @@ _HOMES = {
     "shrink": "prune.interface",
 }
 
-__all__ = ["Recipe", "compare", "export", "find_groups", "finetune", "load_recipe", "plan", "run",
-           "shrink", "sparsify"]  # fmt: skip
+__all__ = sorted({*_CALLABLE, *_HOMES})
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvc.errors import UserError
 from prune.data import ArrayClips, Procedural, Source, SourceSpec, open_source
@@ -30,6 +30,7 @@ from prune.groups.find import find_groups
 from prune.groups.shrink import check_same, masked_copy, shrunk_copy
 from prune.measure.latency import compare_latency
 from prune.measure.macs import decoder_macs, parameters
+from prune.modules import ModuleCodec
 from prune.onnx_export.bit_parity import LONGEST, check_bundle, check_decodes
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.distillation import distillers
@@ -43,7 +44,7 @@ from prune.training.companion import Companion
 from prune.training.phases import Phase
 from prune.training.settings import TrainerSettings
 from prune.training.trainer import Trainer
-from vcodecs import VideoCodec
+from vcodecs import Stage, VideoCodec
 from vcodecs.coding import TorchNetworks, can_code
 from vcodecs.intra import create_intra
 
@@ -63,6 +64,8 @@ class PruningPlan:
     cost: CostModel
     kept: dict[str, list[int]]
     settings: PruneSection
+    module: ModuleCodec | None = None
+    """What was planned for, where that is no codec."""
 
     def __str__(self) -> str:
         from prune.plan import as_text
@@ -115,9 +118,10 @@ class Comparison:
 
 
 def plan(
-    codec: VideoCodec,
+    codec: VideoCodec | nn.Module,
     budget: float = 0.35,
     *,
+    example: Tensor | Sequence[Tensor] | None = None,
     align: int = 8,
     floor: float = 0.1,
     method: str = "gradient-decay",
@@ -126,20 +130,21 @@ def plan(
 ) -> PruningPlan:
     """Find the channel groups of a codec's decoder, and what `budget` of its MACs would remove.
 
+    Of any other module it is all of it; `example` is then its input, or a sequence of its inputs.
     `budget`: part of the MACs that stays, at frames of `size` (height, width). `align`, `floor`
     and `method` are those of a recipe's `prune` section. `show`: print it too. UserError where no
     channel can be removed, or no choice meets the budget.
     """
     settings = _section(PruneSection, budget=budget, align=align, floor=floor, method=method)
-    codec = copy.deepcopy(codec).cpu().eval()
+    codec = _as_codec(copy.deepcopy(codec), example).cpu().eval()
     channels = find_groups(codec)
     if not channels.groups:
         raise UserError(f"codec {codec.name}: no channel of its decoder can be removed")
     cost = CostModel(codec, channels, *size)
     kept = by_magnitude(codec, channels, cost, settings)
-    found = PruningPlan(
-        planned(codec, channels, kept, budget, size), channels, cost, kept, settings
-    )
+    summary = planned(codec, channels, kept, budget, size)
+    module = codec if isinstance(codec, ModuleCodec) else None
+    found = PruningPlan(summary, channels, cost, kept, settings, module)
     if show:
         print(found)
     return found
@@ -163,9 +168,12 @@ def sparsify(
     `folder`: where the state goes, so that the same call goes on after a crash. `training`:
     stage ("joint", else the codec's last), learning_rate, batch, crop, seed, device, workers.
     """
-    dense = copy.deepcopy(codec).cpu().eval()
+    examples = plan.module.examples() if plan.module else None
+    dense = _as_codec(copy.deepcopy(codec), examples).cpu().eval()
     if plan.settings.method == "one-shot":
         return Sparse(masked_copy(dense, plan.channels, plan.kept), dense, plan, plan.kept)
+    if isinstance(dense, ModuleCodec):
+        raise UserError("a module that is no codec is trained in its own loop: see prune.Masks")
     student = copy.deepcopy(dense)
     sparsifier = Sparsifier(student, plan.channels, plan.cost, plan.settings, steps)
     section = _section(DistillSection, source=distill)
@@ -177,8 +185,67 @@ def sparsify(
     return Sparse(masked_copy(student.cpu(), plan.channels, kept), dense, plan, kept, curves)
 
 
-def shrink(sparse: Sparse) -> VideoCodec:
-    """The codec without the masked channels, proved equal to the masked one.
+class Masks:
+    """Gradient-decay masks on a module in a training loop of its own.
+
+        masks = prune.Masks(module, plan, steps=2000)
+        optimizer = torch.optim.Adam([*module.parameters()], lr=1e-4)
+        optimizer.add_param_group(masks.parameters())
+        for i in range(2000):
+            masks.begin_step()
+            loss = task(module) + masks.loss()
+            ...
+            masks.end_step()
+        small = prune.shrink(masks.finish())
+
+    The module is trained in place; `plan` is that of `prune.plan(module, example=...)`.
+    """
+
+    def __init__(self, module: nn.Module, plan: PruningPlan, steps: int) -> None:
+        if not isinstance(module, VideoCodec):
+            if plan.module is None:
+                raise UserError("plan: is that of a codec; make it by prune.plan(module, example=)")
+            examples = [x.to(next(module.parameters()).device) for x in plan.module.examples()]
+            module = ModuleCodec(module, examples)
+        self._codec, self._plan, self._steps, self._done = module, plan, steps, 0
+        self._dense = copy.deepcopy(module).cpu().eval()
+        self._sparsifier = Sparsifier(module, plan.channels, plan.cost, plan.settings, steps)
+        modules = tuple(module.decoder_modules())
+        self._stage = Stage("all", modules)
+
+    def parameters(self) -> dict[str, Any]:
+        """A parameter group for the optimizer: the thresholds."""
+        (group,) = self._sparsifier.parameter_groups()
+        return group
+
+    def begin_step(self) -> None:
+        """Before the forward pass: set the gates."""
+        self._sparsifier.begin_step(self._stage, min(1.0, self._done / self._steps))
+
+    def loss(self) -> Tensor | float:
+        """What the MACs above the budget cost; add it to the task's loss."""
+        return self._sparsifier.loss()
+
+    def end_step(self) -> None:
+        """After the optimizer's step."""
+        self._sparsifier.end_step()
+        self._done += 1
+
+    @property
+    def keep(self) -> float:
+        """Part of the MACs that the gates leave now."""
+        return self._sparsifier.keep
+
+    def finish(self) -> Sparse:
+        """Choose the channels to keep, and take the masks off; the module's weights stay dense."""
+        kept = self._sparsifier.choose()
+        self._sparsifier.close()
+        masked = masked_copy(copy.deepcopy(self._codec).cpu(), self._plan.channels, kept)
+        return Sparse(masked, self._dense, self._plan, kept)
+
+
+def shrink(sparse: Sparse) -> VideoCodec | nn.Module:
+    """The codec or module without the masked channels, proved equal to the masked one.
 
     UserError where pictures or bits differ by more than 1e-5, or where it cannot decode what the
     masked codec codes.
@@ -188,7 +255,7 @@ def shrink(sparse: Sparse) -> VideoCodec:
     check_same(sparse.codec, shrunk, [random, _moving_clip()])
     if can_code(sparse.codec):
         check_decodes(sparse.codec, TorchNetworks(shrunk), _moving_clip(), "the shrunk codec")
-    return shrunk
+    return shrunk.module if isinstance(shrunk, ModuleCodec) else shrunk
 
 
 def finetune(
@@ -279,6 +346,16 @@ def as_source(data: Data) -> Source:
 
 
 # ---------------------------------------------------------------------- shared
+
+
+def _as_codec(
+    codec: VideoCodec | nn.Module, example: Tensor | Sequence[Tensor] | None
+) -> VideoCodec:
+    if isinstance(codec, VideoCodec):
+        return codec
+    if example is None:
+        raise UserError(f"{type(codec).__name__}: is no codec: give an `example` of its input")
+    return ModuleCodec(codec, example)
 
 
 def _train(

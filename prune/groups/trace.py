@@ -222,7 +222,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.entries, self.sum_layers = probe.entries, probe.sums
         self.producers: dict[object, str] = {}
-        """Node of autograd's graph -> the convolution that made it."""
+        """Node of autograd's graph -> the convolution or linear layer that made it."""
         self.edges: set[tuple[str, str]] = set()
         """Which convolution reads what which other one has made."""
         self.outputs: list[Tensor] = []
@@ -340,7 +340,11 @@ class Watch(TorchFunctionMode):
 
 @contextmanager
 def _hooks(codec: VideoCodec, watch: Watch) -> Iterator[None]:
-    """Note what every convolution makes, and every feature map that a decoder module yields."""
+    """Note what every layer makes, and every feature map that a decoder module yields.
+
+    A linear layer makes channels of its own too: what it reads is no result, though its outputs
+    may be.
+    """
 
     def note(name: str) -> Callable:
         def hook(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -358,7 +362,7 @@ def _hooks(codec: VideoCodec, watch: Watch) -> Iterator[None]:
     hooks = [
         module.register_forward_hook(note(name))
         for name, module in codec.named_modules()
-        if isinstance(module, CONVOLUTIONS)
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear))
     ]
     hooks += [
         codec.get_submodule(n).register_forward_hook(collect) for n in codec.decoder_modules()
