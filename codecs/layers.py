@@ -27,7 +27,7 @@ class GDN(CompressAIGDN):
 class FoldedGDN(nn.Module):
     """GDN of constants: what `fold` makes of a trained one. Input and output (N, C, H, W)."""
 
-    def __init__(self, source: GDN) -> None:
+    def __init__(self, source: CompressAIGDN) -> None:
         super().__init__()
         channels = source.beta.numel()
         self.inverse = source.inverse
@@ -164,7 +164,7 @@ def fold(module: nn.Module) -> nn.Module:
     folded = copy.deepcopy(module).requires_grad_(False)
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, GDN):
+            if isinstance(child, CompressAIGDN):
                 setattr(parent, name, FoldedGDN(child))
             elif isinstance(child, MaskedConv):
                 setattr(parent, name, _plain_conv(child))

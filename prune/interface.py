@@ -250,7 +250,7 @@ def shrink(sparse: Sparse) -> VideoCodec | nn.Module:
     UserError where pictures or bits differ by more than 1e-5, or where it cannot decode what the
     masked codec codes.
     """
-    shrunk = shrunk_copy(sparse.codec, sparse.kept)
+    shrunk = shrunk_copy(sparse.codec, sparse.kept, sparse.plan.channels)
     random = torch.rand(LONGEST, 3, 64, 128, generator=torch.Generator().manual_seed(0))
     check_same(sparse.codec, shrunk, [random, _moving_clip()])
     if can_code(sparse.codec):

@@ -69,7 +69,7 @@ def test_a_shrunk_codec_is_saved_with_how_far_it_is_from_the_masked_one(job, spa
 
 
 def test_a_shrunk_codec_of_other_pictures_is_refused(job, sparse, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "shrunk_copy", lambda codec, kept: spoilt(shrunk_copy(codec, kept)))
+    monkeypatch.setattr(work, "shrunk_copy", lambda *given: spoilt(shrunk_copy(*given)))
     problem, left = refused(tmp_path, "shrink", lambda folder: work.shrink(job, sparse, folder))
     assert "the shrunk codec differs from the masked one" in problem
     assert left == set()
@@ -78,7 +78,7 @@ def test_a_shrunk_codec_of_other_pictures_is_refused(job, sparse, tmp_path, monk
 def test_a_shrunk_codec_that_cannot_read_the_masked_ones_bits_is_refused(
     job, sparse, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(work, "shrunk_copy", lambda codec, kept: spoilt(shrunk_copy(codec, kept)))
+    monkeypatch.setattr(work, "shrunk_copy", lambda *given: spoilt(shrunk_copy(*given)))
     monkeypatch.setattr(work, "check_same", lambda *_: 1e-9)
     problem, left = refused(tmp_path, "shrink", lambda folder: work.shrink(job, sparse, folder))
     assert "the shrunk codec cannot decode what torch codes" in problem

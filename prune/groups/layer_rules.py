@@ -9,7 +9,7 @@ import torch_pruning as tp
 from torch import nn
 from torch_pruning.pruner.function import BasePruningFunc
 
-from vcodecs.layers import GDN, MaskedConv, SubpelConv
+from vcodecs.layers import GDN, CompressAIGDN, MaskedConv, SubpelConv
 
 
 class GDNPruner(BasePruningFunc):
@@ -76,7 +76,8 @@ class MaskedConvPruner(BasePruningFunc):
 
 def custom_pruners() -> dict[type[nn.Module], BasePruningFunc]:
     """One pruner for each type, freshly made."""
-    return {GDN: GDNPruner(), SubpelConv: SubpelPruner(), MaskedConv: MaskedConvPruner()}
+    rules = {GDN: GDNPruner(), SubpelConv: SubpelPruner(), MaskedConv: MaskedConvPruner()}
+    return rules | {CompressAIGDN: GDNPruner()}
 
 
 def _rest(count: int, removed: Sequence[int]) -> list[int]:

@@ -26,10 +26,18 @@ def masked_copy(codec: VideoCodec, channels: Channels, kept: dict[str, list[int]
     return masked.eval()
 
 
-def shrunk_copy(codec: VideoCodec, kept: dict[str, list[int]]) -> VideoCodec:
-    """A codec without the removed channels. `codec` has to be free of parametrisations."""
+def shrunk_copy(
+    codec: VideoCodec, kept: dict[str, list[int]], channels: Channels | None = None
+) -> VideoCodec:
+    """A codec without the removed channels. `codec` has to be free of parametrisations.
+
+    `channels`: its groups, where they are known; finding them again takes long.
+    """
     shrunk = copy.deepcopy(codec)
-    remove(shrunk, kept)
+    if channels is None:
+        remove(shrunk, kept)
+    else:
+        remove_from(shrunk, channels.groups, kept)
     return shrunk.eval()
 
 

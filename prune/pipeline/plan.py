@@ -67,7 +67,7 @@ def planned(
 ) -> Plan:
     """What is left of a codec that keeps these channels, at frames of `size` (height, width)."""
     dense = decoder_macs(codec, *size)
-    sparse = decoder_macs(shrunk_copy(codec, kept), *size)
+    sparse = decoder_macs(shrunk_copy(codec, kept, channels), *size)
     return Plan(
         codec=codec.name,
         preset=codec.preset,

@@ -68,7 +68,7 @@ def shrink(job: Job, sparse: Path, folder: Path) -> None:
     """
     kept = read_json(sparse / "kept.json")
     masked = job.load(sparse / WEIGHTS)
-    shrunk = shrunk_copy(masked, kept)
+    shrunk = shrunk_copy(masked, kept, job.channels)
     generator = torch.Generator().manual_seed(job.recipe.seed)
     random = torch.rand(3, 3, 64, 128, generator=generator)
     worst = check_same(masked, shrunk, [random, real_clip(job)])
