@@ -116,8 +116,8 @@ class Encoder:
             payload, frame, found = self.intra.encode(picture, self.rate)
             self._before = {"reference": padded(frame)}
             return Coded("I", payload, found, as_picture(frame))
-        frame = torch.from_numpy(padded(as_float(picture)))
-        coded = compress(self.networks, frame, self._before, self.rate, self.receiver)
+        given = torch.from_numpy(padded(as_float(picture)))
+        coded = compress(self.networks, given, self._before, self.rate, self.receiver)
         self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
         return Coded("P", coded.payload, digest(coded.symbols), as_picture(shown), coded)
