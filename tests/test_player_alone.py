@@ -108,11 +108,11 @@ def test_alone_means_without(alone, name):
     assert f"No module named '{name}'" in done.stderr
 
 
-def test_the_distribution_holds_every_module_of_the_player_and_nothing_else(alone):
+def test_the_distribution_holds_every_module_its_mark_of_types_and_nothing_else(alone):
     listed = json.loads(run(alone.place, alone.python, "-c", LISTING).stdout)
     held = {Path(name) for name in listed if "dist-info" not in name and "__pycache__" not in name}
     modules = {path for path in held if ".." not in path.parts}
-    assert modules == {Path("lvc") / path.name for path in MODULES}
+    assert modules == {Path("lvc") / path.name for path in (*MODULES, PLAYER / "py.typed")}
     assert [path.stem for path in held - modules] == ["lvc"]  # the command
 
 
