@@ -16,6 +16,8 @@ from playing import assert_same_video, decode, make_coded
 
 import lvc
 
+pytestmark = [pytest.mark.player, pytest.mark.slow]
+
 PLAYER = Path(lvc.__file__).parent
 ROOT = PLAYER.parent
 MODULES = sorted(PLAYER.glob("*.py"))
