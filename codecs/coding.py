@@ -18,7 +18,7 @@ from lvc.pictures import SIZE_MULTIPLE
 from lvc.program import CodedTensors, Networks, Tensors, code_frame
 from lvc.rates import rate_factor
 from lvc.tables import PRECISION, SMALLEST_SCALE, Table
-from vcodecs.contract import VideoCodec
+from vcodecs.contract import DecoderGraph, VideoCodec, WaveGraph
 from vcodecs.hyper import cdf, hyper_tables
 
 
@@ -30,7 +30,8 @@ class TorchNetworks:
         self.coding = codec.coding()
         self.steps = self.coding.steps
         graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)
-        self._graphs = {graph.name: graph for graph in (*graphs, *self.coding.waves)}
+        every: list[DecoderGraph | WaveGraph] = [*graphs, *self.coding.waves]
+        self._graphs = {graph.name: graph for graph in every}
         self._channels = {
             name: spec.channels for graph in graphs for name, spec in graph.inputs.items()
         }

@@ -1,11 +1,16 @@
 """Initial weights with which DCVC is a classical codec before it is trained."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from vcodecs.klt import FAINT, RESIDUAL, add_colours, transform_residual
-from vcodecs.layers import GDN, ActivatedResBlock, SubpelConv
-from vcodecs.motion import SpyNet
+from vcodecs.layers import GDN, ActivatedResBlock, ResBlock, SubpelConv, bias_of, layer_of
+from vcodecs.motion import FlowLevel, SpyNet
+
+if TYPE_CHECKING:
+    from vcodecs.dcvc import DCVC
 
 DIFFERENCE_GAIN = 6.0
 """Makes the difference of frame and prediction, a few hundredths, a signal of about one."""
@@ -27,7 +32,7 @@ NORMALISATION = 0.01
 
 
 @torch.no_grad()
-def start_as_copier(codec: nn.Module) -> None:
+def start_as_copier(codec: "DCVC") -> None:
     """Initial weights with which the decoded picture is the reference and the residual to it.
 
     The flow starts at zero, the first three feature channels carry the colours of the reference
@@ -42,24 +47,24 @@ def start_as_copier(codec: nn.Module) -> None:
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 keep_variance(layer, GAINS.get(name, ACTIVATED))
     start_flow(codec.opticFlow)
-    zero(codec.mvDecoder_part2[-1])
+    zero(layer_of(codec.mvDecoder_part2, -1, nn.Conv2d))
 
-    copy_channels(codec.feature_extract[0], 0, 3)
-    zero(codec.feature_extract[1].conv2)
-    zero(codec.context_refine[0].conv2)
-    copy_channels(codec.context_refine[1], 0, 3)
-    mixer = codec.contextualDecoder_part2[0]
+    copy_channels(layer_of(codec.feature_extract, 0, nn.Conv2d), 0, 3)
+    zero(layer_of(codec.feature_extract, 1, ResBlock).conv2)
+    zero(layer_of(codec.context_refine, 0, ResBlock).conv2)
+    copy_channels(layer_of(codec.context_refine, 1, nn.Conv2d), 0, 3)
+    mixer = layer_of(codec.contextualDecoder_part2, 0, nn.Conv2d)
     copy_channels(mixer, mixer.in_channels // 2, 3)
-    for block in codec.contextualDecoder_part2[1:3]:
-        zero(block.conv2)
-    show_colours(codec.contextualDecoder_part2[3])
-    see_difference(codec.contextualEncoder[0])
+    for i in (1, 2):
+        zero(layer_of(codec.contextualDecoder_part2, i, ResBlock).conv2)
+    show_colours(layer_of(codec.contextualDecoder_part2, 3, nn.Conv2d))
+    see_difference(layer_of(codec.contextualEncoder, 0, nn.Conv2d))
     deviation = RESIDUAL * LATENT_GAIN * _transform_residual(codec)
     _start_parameters(codec.entropy_parameters_mv)
     _start_parameters(codec.entropy_parameters, deviation)
 
 
-def _transform_residual(codec: nn.Module) -> Tensor:
+def _transform_residual(codec: "DCVC") -> Tensor:
     """The frame less the context's colours to its latent and back, through GDNs that let it pass.
 
     Returns the latent's deviations for colours of deviation 1.
@@ -73,15 +78,16 @@ def _transform_residual(codec: nn.Module) -> Tensor:
             diagonal = NORMALISATION * torch.eye(len(layer.beta))
             layer.gamma.copy_(layer.gamma_reparam.init(diagonal))
         elif isinstance(layer, ActivatedResBlock):
-            layer.conv[2].weight.mul_(FAINT)
-    add_colours(codec.contextualDecoder_part2[0])
+            layer_of(layer.conv, 2, nn.Conv2d).weight.mul_(FAINT)
+    add_colours(layer_of(codec.contextualDecoder_part2, 0, nn.Conv2d))
     return deviation
 
 
 def _start_parameters(network: nn.Sequential, deviation: Tensor | None = None) -> None:
     """Means of zero, scales of one or of a transform's coefficients (C,)."""
-    network[-1].weight.mul_(0.1)
-    means, scales = network[-1].bias.chunk(2)
+    last = layer_of(network, -1, nn.Conv2d)
+    last.weight.mul_(0.1)
+    means, scales = bias_of(last).chunk(2)
     means.zero_()
     scales.fill_(1)
     if deviation is not None:
@@ -90,7 +96,8 @@ def _start_parameters(network: nn.Sequential, deviation: Tensor | None = None) -
 
 def start_flow(flow: SpyNet) -> None:
     """No motion at first, and every level looks at the difference of its pictures."""
-    for level in flow.moduleBasic:
+    for i in range(len(flow.moduleBasic)):
+        level = layer_of(flow.moduleBasic, i, FlowLevel)
         level.conv1.weight[:, 3:6] = -level.conv1.weight[:, 0:3]
         zero(level.conv5)
 
@@ -115,7 +122,7 @@ def keep_variance(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:
     """Weights with which outputs vary `gain` times as much as inputs; biases zero."""
     transposed = isinstance(layer, nn.ConvTranspose2d)
     inputs = layer.weight.shape[0] if transposed else layer.weight.shape[1]
-    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    taps: float = layer.kernel_size[0] * layer.kernel_size[1]
     if transposed:
         taps /= layer.stride[0] * layer.stride[1]
     nn.init.normal_(layer.weight, 0, gain / (inputs * taps) ** 0.5)
@@ -125,13 +132,13 @@ def keep_variance(layer: nn.Conv2d | nn.ConvTranspose2d, gain: float) -> None:
 
 def zero(layer: nn.Conv2d) -> None:
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(bias_of(layer))
 
 
 def silence(layer: nn.Conv2d, count: int) -> None:
     """Make outputs 0 ... count - 1 zero, so that nothing is added to what they carry."""
     layer.weight[:count] = 0
-    layer.bias[:count] = 0
+    bias_of(layer)[:count] = 0
 
 
 def copy_channels(layer: nn.Conv2d, first_input: int, count: int) -> None:

@@ -10,6 +10,7 @@ hyperprior, a temporal prior made from the context, and an auto-regressive spati
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from vcodecs.layers import (
     conv,
     deconv,
     in_one_row,
+    layer_of,
 )
 from vcodecs.motion import SpyNet, warp
 
@@ -53,19 +55,36 @@ class Widths:
     hyper: int | None = None
 
 
-MOTION = ("opticFlow", "mvEncoder", "mvpriorEncoder", "mvpriorDecoder", "auto_regressive_mv")
+MOTION: tuple[str, ...] = (
+    "opticFlow",
+    "mvEncoder",
+    "mvpriorEncoder",
+    "mvpriorDecoder",
+    "auto_regressive_mv",
+)
 MOTION += ("entropy_parameters_mv", "mvDecoder_part1", "mvDecoder_part2", "bitEstimator_z_mv")
-CONTEXT = ("feature_extract", "context_refine", "temporalPriorEncoder", "contextualEncoder")
+CONTEXT: tuple[str, ...] = (
+    "feature_extract",
+    "context_refine",
+    "temporalPriorEncoder",
+    "contextualEncoder",
+)
 CONTEXT += ("priorEncoder", "priorDecoder", "auto_regressive", "entropy_parameters")
 CONTEXT += ("contextualDecoder_part1", "contextualDecoder_part2", "bitEstimator_z")
-ENCODER_ONLY = ("opticFlow", "mvEncoder", "mvpriorEncoder", "contextualEncoder", "priorEncoder")
+ENCODER_ONLY: tuple[str, ...] = (
+    "opticFlow",
+    "mvEncoder",
+    "mvpriorEncoder",
+    "contextualEncoder",
+    "priorEncoder",
+)
 
 
 class DCVC(VideoCodec):
     """One lambda a model; the only inter-frame state is the decoded picture."""
 
     name = "dcvc"
-    presets: Mapping[str, Widths] = {
+    presets: ClassVar[Mapping[str, Widths]] = {
         "official": Widths(),
         "base": Widths(motion=48, flow=(16, 32, 16, 16), hyper=32),
         "small": Widths(motion=32, hidden=32, latent=48, flow=(16, 32, 16, 8)),
@@ -278,8 +297,10 @@ class DCVC(VideoCodec):
 
     def coding(self) -> Coding:
         """Latents are rounded around their means, which takes their order, that of wavefronts."""
-        motion_prior, motion = (self.mvpriorDecoder[4].out_channels, self.auto_regressive_mv)
-        latent_prior, latent = (self.priorDecoder[4].out_channels, self.auto_regressive)
+        motion_prior = layer_of(self.mvpriorDecoder, 4, nn.ConvTranspose2d).out_channels
+        latent_prior = layer_of(self.priorDecoder, 4, nn.ConvTranspose2d).out_channels
+        temporal_prior = layer_of(self.temporalPriorEncoder, 6, nn.Conv2d).out_channels
+        motion, latent = self.auto_regressive_mv, self.auto_regressive
         return Coding(
             steps=(
                 Step("hyper", "motion"),
@@ -308,7 +329,7 @@ class DCVC(VideoCodec):
                         codec._latent_from, temporal, prior, beside(codec.auto_regressive, patch)
                     ),
                     {
-                        "temporal_prior": self.temporalPriorEncoder[6].out_channels,
+                        "temporal_prior": temporal_prior,
                         "latent_prior": latent_prior,
                         "latent_patch": latent.in_channels,
                     },

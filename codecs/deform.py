@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from vcodecs.layers import conv
+from vcodecs.layers import bias_of, conv
 
 GROUPS = 8
 """Consecutive, equal parts of the input's channels; each has offsets of its own."""
@@ -32,9 +32,11 @@ class DeformableConv(nn.Conv2d):
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         self.conv_offset = conv(channels, GROUPS * TAPS * 2, 3)
         nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        nn.init.zeros_(bias_of(self.conv_offset))
 
-    def forward(self, x: Tensor, steering: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # two inputs, where a plain convolution has one
+        self, x: Tensor, steering: Tensor
+    ) -> Tensor:
         """`x` (N, C, H, W), fetched bilinearly, zero outside; `steering` has the same size."""
         # Coordinates need float32 also where the networks run in half precision.
         offsets = self.conv_offset(steering).float()

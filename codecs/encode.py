@@ -59,7 +59,8 @@ class CodedIntraEncoder:
     """I frames by a conventional codec."""
 
     def __init__(self, coder: PictureCoder, spec: str) -> None:
-        self.coder, self.rate = coder, None
+        self.coder = coder
+        self.rate: float | None = None
         name, _, options = spec.partition(":")
         self.said = {"codec": name, "options": options}
 
@@ -126,8 +127,8 @@ class Encoder:
             payload, frame, found = self.intra.encode(picture, rate)
             self._before = {"reference": padded(frame)}
             return Coded("I", payload, found, as_picture(frame), rate)
-        frame = torch.from_numpy(padded(as_float(picture)))
-        coded = compress(self.networks, frame, self._before, self.rate, self.receiver)
+        given = torch.from_numpy(padded(as_float(picture)))
+        coded = compress(self.networks, given, self._before, self.rate, self.receiver)
         self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
         found = digest(coded.symbols)

@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import overload
 
 import numpy as np
 import torch
@@ -114,8 +115,8 @@ class NetworkIntra(IntraCodec):
 
     def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
         if self._networks is None:
-            coded = self._code(frame, rate)
-            return coded.frame, float(coded.total_bits())
+            estimated = self._code(frame, rate)
+            return estimated.frame, float(estimated.total_bits())
         height, width = frame.shape[-2:]
         self.network.to(frame.device)
         coded = compress(self._networks, pad(frame), {}, self._rate_of(rate))
@@ -129,6 +130,12 @@ class NetworkIntra(IntraCodec):
     def _code(self, frames: Tensor, rate: float | Tensor | None) -> CodedFrame:
         network = self.network.to(frames.device)
         return network(frames, Reference(frames), self._rate_of(rate))
+
+    @overload
+    def _rate_of(self, rate: float | None) -> float | None: ...
+
+    @overload
+    def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None: ...
 
     def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None:
         """What the network takes: its own fixed rate, the P frames', or none at all."""
@@ -161,7 +168,7 @@ def _by_frame(factory: Callable[..., PictureCoder]) -> Callable[..., PictureIntr
     def make(**options: int | str) -> PictureIntra:
         return PictureIntra(factory(**options))
 
-    make.__signature__ = inspect.signature(factory)
+    make.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # for inspect
     return make
 
 

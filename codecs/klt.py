@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from vcodecs.layers import SubpelConv
+from vcodecs.layers import SubpelConv, bias_of
 
 COLOURS = 3
 CORRELATION, COLOUR_CORRELATION = 0.9, 0.97
@@ -79,7 +79,7 @@ def analyse(layer: nn.Conv2d, basis: Tensor) -> None:
     here = _four_taps(layer)
     layer.weight[:outputs] = 0
     layer.weight[:outputs, :inputs, here, here] = basis
-    layer.bias[:outputs] = 0
+    bias_of(layer)[:outputs] = 0
 
 
 @torch.no_grad()
@@ -90,13 +90,13 @@ def synthesise(layer: SubpelConv | nn.ConvTranspose2d, basis: Tensor) -> None:
         here = _four_taps(layer)
         layer.weight[:, :outputs] = 0
         layer.weight[:inputs, :outputs, here, here] = basis
-        layer.bias[:outputs] = 0
+        bias_of(layer)[:outputs] = 0
         return
-    inner = layer[0]
+    inner = layer.inner
     middle = inner.weight.shape[-1] // 2
     inner.weight[: outputs * 4] = 0
     inner.weight[: outputs * 4, :inputs, middle, middle] = basis.flatten(1).T
-    inner.bias[: outputs * 4] = 0
+    bias_of(inner)[: outputs * 4] = 0
 
 
 @torch.no_grad()
@@ -113,8 +113,8 @@ def transform_residual(
     difference = torch.cat((first, -first), dim=1)
     for layer, basis in zip(downs, (difference, *others, gain * last), strict=True):
         analyse(layer, basis)
-    for layer, basis in zip(ups, (last / gain, *others[::-1], first), strict=True):
-        synthesise(layer, basis)
+    for up, basis in zip(ups, (last / gain, *others[::-1], first), strict=True):
+        synthesise(up, basis)
     return steps[-1].deviation
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,23 @@ from torch.nn import functional as F
 
 from vcodecs._compressai import GDN as CompressAIGDN
 from vcodecs._compressai import LowerBound, MaskedConv2d
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def layer_of(network: nn.Module, index: int, kind: type[Layer]) -> Layer:
+    """Layer `index` of a Sequential or a ModuleList; a TypeError where it is not a `kind`."""
+    layer = tuple(network.children())[index]
+    if not isinstance(layer, kind):
+        raise TypeError(f"layer {index} is a {type(layer).__name__}, not a {kind.__name__}")
+    return layer
+
+
+def bias_of(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    """The bias (C,) of a layer that has one."""
+    if layer.bias is None:
+        raise TypeError(f"{layer} has no bias")
+    return layer.bias
 
 
 class GDN(CompressAIGDN):
@@ -26,6 +44,9 @@ class GDN(CompressAIGDN):
 
 class FoldedGDN(nn.Module):
     """GDN of constants: what `fold` makes of a trained one. Input and output (N, C, H, W)."""
+
+    beta: Tensor
+    gamma: Tensor
 
     def __init__(self, source: CompressAIGDN) -> None:
         super().__init__()
@@ -104,9 +125,14 @@ class SubpelConv(nn.Sequential):
         self.factor = factor
 
     @property
+    def inner(self) -> nn.Conv2d:
+        """The convolution before the shuffle."""
+        return layer_of(self, 0, nn.Conv2d)
+
+    @property
     def outputs(self) -> int:
         """Channels behind the shuffle."""
-        return self[0].out_channels // self.factor**2
+        return self.inner.out_channels // self.factor**2
 
 
 class ResBlock(nn.Module):
@@ -119,7 +145,7 @@ class ResBlock(nn.Module):
         self.slope = slope
         for conv in (self.conv1, self.conv2):
             nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(bias_of(conv))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self._activate(self.conv1(self._activate(x))))
@@ -156,7 +182,7 @@ def deconv(inputs: int, outputs: int, kernel: int, stride: int = 2) -> nn.ConvTr
     )
 
 
-def fold(module: nn.Module) -> nn.Module:
+def fold(module: Layer) -> Layer:
     """A copy in eval mode whose GDN, masked convolutions and bounds are plain arithmetic.
 
     The same function with fewer operations: for export and timing, not for training.
@@ -177,5 +203,5 @@ def _plain_conv(masked: MaskedConv) -> nn.Conv2d:
     plain = nn.Conv2d(masked.in_channels, masked.out_channels, 5, padding=2)
     plain.to(masked.weight.device, masked.weight.dtype)
     plain.weight.data = masked.weight.data * masked.mask
-    plain.bias.data = masked.bias.data
+    bias_of(plain).data = masked.bias.data
     return plain.requires_grad_(False)

@@ -30,6 +30,9 @@ def upsample_flow(flow: Tensor) -> Tensor:
 class FlowLevel(nn.Module):
     """One level of SpyNet: (current, warped reference, flow), 8 channels, to a flow update."""
 
+    conv1: nn.Conv2d
+    conv5: nn.Conv2d
+
     def __init__(self, widths: tuple[int, int, int, int]) -> None:
         super().__init__()
         sides = (8, *widths, 2)

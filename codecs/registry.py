@@ -126,6 +126,8 @@ def _class_in(path: Path, name: str) -> type[VideoCodec]:
     module_name = f"leanvc_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if module_name not in sys.modules:
         specification = importlib.util.spec_from_file_location(module_name, path)
+        if specification is None or specification.loader is None:
+            raise UserError(f"{path}: is no Python file")
         module = importlib.util.module_from_spec(specification)
         sys.modules[module_name] = module
         try:

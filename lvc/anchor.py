@@ -6,7 +6,7 @@ I frames (`lvc.intra`), so that both go through one colour conversion.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import av
@@ -14,7 +14,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from .encoders import ENCODERS, check, options, video_encoder
+from .encoders import ENCODERS, check, options, video_context, video_encoder
 from .errors import UserError
 
 MATRICES = {"bt709": Colorspace.ITU709, "bt601": Colorspace.ITU601}
@@ -35,7 +35,7 @@ _SCALING = (
     | Interpolation.ACCURATE_RND
     | Interpolation.BITEXACT
 )
-_RGB = {"colorspace": Colorspace.ITU709, "range": ColorRange.JPEG}
+_RGB_MATRIX, _RGB_RANGE = Colorspace.ITU709, ColorRange.JPEG
 _PADDING = 64  # FFmpeg's AV_INPUT_BUFFER_PADDING_SIZE
 _LEAST_SIDE = 16  # x265 refuses smaller pictures
 
@@ -49,7 +49,11 @@ class Colour:
     pixel_format: str = "yuv420p"
 
     def __post_init__(self) -> None:
-        choices = {"matrix": MATRICES, "range": RANGES, "pixel_format": PIXEL_FORMATS}
+        choices: dict[str, Collection[str]] = {
+            "matrix": MATRICES,
+            "range": RANGES,
+            "pixel_format": PIXEL_FORMATS,
+        }
         for key, known in choices.items():
             if (value := getattr(self, key)) not in known:
                 raise UserError(f"{key} {value!r} is unknown: choose one of {', '.join(known)}")
@@ -62,8 +66,8 @@ class Colour:
         """Convert a uint8 RGB picture (3, H, W); only "yuv444p" takes odd sides."""
         return picture_to_frame(picture).reformat(
             format=self.pixel_format,
-            src_colorspace=_RGB["colorspace"],
-            src_color_range=_RGB["range"],
+            src_colorspace=_RGB_MATRIX,
+            src_color_range=_RGB_RANGE,
             dst_colorspace=MATRICES[self.matrix],
             dst_color_range=RANGES[self.range],
             interpolation=_SCALING,
@@ -97,7 +101,12 @@ class ClipCoder:
     def __post_init__(self) -> None:
         if self.preset is None and self.codec in ENCODERS:
             object.__setattr__(self, "preset", ENCODERS[self.codec].usual)
-        check(self.codec, self.preset, self.qp, self.all_intra)
+        check(self.codec, self.named_preset, self.qp, self.all_intra)
+
+    @property
+    def named_preset(self) -> str:
+        """`preset`, or of an unknown codec, which `check` refuses, none."""
+        return self.preset or ""
 
     @property
     def name(self) -> str:
@@ -110,8 +119,9 @@ class ClipCoder:
         """Encode uint8 RGB frames (T, 3, H, W) of any size; one packet a frame."""
         padded = _pad(frames)
         pixel_format = self.colour.pixel_format
-        settings = options(self.codec, self.preset, self.qp, self.all_intra)
-        context = video_encoder(self.codec, padded.shape[-2:], pixel_format, fps, settings)
+        settings = options(self.codec, self.named_preset, self.qp, self.all_intra)
+        size = (padded.shape[-2], padded.shape[-1])
+        context = video_encoder(self.codec, size, pixel_format, fps, settings)
         packets = encode(context, (self.colour.to_yuv(picture) for picture in padded))
         if self.codec == "h264":
             # x264 writes its own settings, some 600 bytes, into the first packet.
@@ -127,7 +137,7 @@ class ClipCoder:
         Raises UserError where the packets cannot be decoded or hold other pictures than these;
         they carry no checksum, so damage that decodes goes unseen.
         """
-        context = av.CodecContext.create(ENCODERS[self.codec].decoder, "r")
+        context = video_context(ENCODERS[self.codec].decoder, "r")
         decoded = decode(context, packets)
         expected = (*_padded_size(height, width), self.colour.pixel_format)
         kinds = {(frame.height, frame.width, frame.format.name) for frame in decoded}
@@ -181,6 +191,7 @@ def anchor(
         return ClipCoder(codec, qp, colour, preset=preset)
 
     if qp is None:
+        assert target_bpp is not None
         lowest = coder(0)  # an unknown codec or preset is told before anything is coded
         qp = _nearest_qp(
             lambda q: bits_per_pixel(coder(q).compress(frames, fps)),
@@ -193,7 +204,7 @@ def anchor(
     qualities = tuple(psnr(a, b) for a, b in zip(frames, decoded, strict=True))
     mean = float(np.mean(qualities))
     rate = bits_per_pixel(packets)
-    return Anchor(codec, chosen.preset, chosen.name, qp, rate, mean, qualities)
+    return Anchor(codec, chosen.named_preset, chosen.name, qp, rate, mean, qualities)
 
 
 def _nearest_qp(bpp_at: Callable[[int], float], target: float, max_qp: int) -> int:
@@ -244,7 +255,8 @@ def _packet(data: bytes) -> av.Packet:
 
     Without them damaged data is decoded together with whatever lies behind it in memory.
     """
-    return av.Packet(memoryview(b"".join((data, bytes(_PADDING))))[: len(data)])
+    padded = memoryview(b"".join((data, bytes(_PADDING))))
+    return av.Packet(padded[: len(data)])  # type: ignore[arg-type]  # it takes any buffer
 
 
 def picture_to_frame(picture: np.ndarray) -> av.VideoFrame:
@@ -256,16 +268,16 @@ def picture_to_frame(picture: np.ndarray) -> av.VideoFrame:
 
 def frame_to_picture(
     frame: av.VideoFrame,
-    matrix: Colorspace = _RGB["colorspace"],
-    range: ColorRange = _RGB["range"],
+    matrix: Colorspace = _RGB_MATRIX,
+    range: ColorRange = _RGB_RANGE,
 ) -> np.ndarray:
     """Convert a frame, RGB or YCbCr of this matrix and range, to uint8 RGB (3, H, W)."""
     rgb = frame.reformat(
         format="rgb24",
         src_colorspace=matrix,
         src_color_range=range,
-        dst_colorspace=_RGB["colorspace"],
-        dst_color_range=_RGB["range"],
+        dst_colorspace=_RGB_MATRIX,
+        dst_color_range=_RGB_RANGE,
         interpolation=_SCALING,
         threads=1,
     )

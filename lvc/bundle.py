@@ -167,7 +167,7 @@ class BundleNetworks:
             shape = shapes.get(name)
             if shape is None:
                 continue
-            expected = (len(first), shape.channels, 1, 1)
+            expected: tuple[int, ...] = (len(first), shape.channels, 1, 1)
             if not entry.get("positions"):
                 sides = (side * stride // shape.stride for side in first.shape[2:])
                 expected = (1, shape.channels, *sides)

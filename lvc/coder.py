@@ -9,6 +9,7 @@ of one table go in one call, so what is coded together is sorted by table (stabl
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import constriction
 import numpy as np
@@ -22,7 +23,7 @@ BITS_AT_ONCE = 16
 SPARE_BITS = 64
 """No writer codes more information than its words have bits; from so much more on it is damage."""
 
-Model = constriction.stream.model.Categorical
+Model: TypeAlias = constriction.stream.model.Categorical
 
 
 class PayloadError(UserError):

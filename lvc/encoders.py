@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import av
 
@@ -94,6 +95,13 @@ def _present(library: str) -> bool:
         return False
 
 
+def video_context(name: str, mode: Literal["r", "w"]) -> av.VideoCodecContext:
+    """FFmpeg's codec of this name, which has to be one for pictures."""
+    context = av.CodecContext.create(name, mode)
+    assert isinstance(context, av.VideoCodecContext), name
+    return context
+
+
 def video_encoder(
     codec: str, size: tuple[int, int], pixel_format: str, fps: float, options: dict[str, str]
 ) -> av.VideoCodecContext:
@@ -101,7 +109,7 @@ def video_encoder(
     # SVT-AV1 tells its settings on standard error unless its environment says: errors alone.
     os.environ.setdefault("SVT_LOG", "1")
     rate = Fraction(fps if math.isfinite(fps) and fps > 0 else 30).limit_denominator(1001)
-    context = av.CodecContext.create(ENCODERS[codec].library, "w")
+    context = video_context(ENCODERS[codec].library, "w")
     context.height, context.width = size
     context.pix_fmt = pixel_format
     context.framerate, context.time_base = rate, 1 / rate

@@ -74,7 +74,7 @@ def naming(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
-def sealed(*parts: bytes) -> bytes:
+def sealed(*parts: bytes | bytearray) -> bytes:
     """The parts and their CRC-32C."""
     data = b"".join(parts)
     return data + CRC.pack(google_crc32c.value(data))
@@ -83,7 +83,7 @@ def sealed(*parts: bytes) -> bytes:
 def packed(
     kind: str,
     frame: int,
-    payload: bytes,
+    payload: bytes | bytearray,
     rate: float | None = None,
     digest: int | None = None,
 ) -> bytes:

@@ -98,7 +98,8 @@ class Player:
                 decoded = self.intra.decode(packet.payload, height, width, packet.rate)
                 self._before = {"reference": padded(decoded[0])}
                 return decoded
-            size = self._before["reference"].shape[2:]
+            reference = self._before["reference"]
+            size = (reference.shape[2], reference.shape[3])
             coded = decompress(self.networks, packet.payload, self._before, size, packet.rate)
             self._before = coded.following
             return self._before["reference"][..., :height, :width], digest(coded.symbols)

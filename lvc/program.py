@@ -11,7 +11,7 @@ STREAM_scale what is expected of it, and the latent itself is called STREAM_late
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, overload
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -51,9 +51,15 @@ class Step:
 class Networks(Protocol):
     """What runs a codec's graphs and knows its tables, by torch or by onnxruntime."""
 
-    steps: Sequence[Step]
     margin: float
-    identity: str
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What a frame is decoded by."""
+
+    @property
+    def identity(self) -> str:
+        """Of the weights and tables, as files name them."""
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """Outputs by name; what else is in `inputs` is not looked at."""
@@ -219,7 +225,7 @@ class _Frame:
         sought = None if self.analysis is None else self.sought[name][0]
         symbols = np.zeros((1, networks.channels(name), *grid), np.float32)
         padded = np.pad(symbols[0], ((0, 0), (2, 0), (2, 2)))
-        patches = sliding_window_view(padded, (3, 5), axis=(1, 2))
+        patches = sliding_window_view(sliding_window_view(padded, 3, axis=1), 5, axis=2)
         decoded = padded[:, 2:, 2:-2]
         for rows, columns in waves(*grid):
             given = {key: value[rows, columns, :, None, None] for key, value in known.items()}
@@ -315,7 +321,7 @@ class _Zeros(_Known):
         return np.zeros((1, channels, *self._grid), np.float32)
 
 
-class _Tables(Sequence):
+class _Tables(Sequence[Table]):
     """`scale_table` of (level, offset) as one sequence, made when first asked for."""
 
     def __init__(self, distribution: Distribution) -> None:
@@ -324,7 +330,15 @@ class _Tables(Sequence):
     def __len__(self) -> int:
         return LEVELS * OFFSETS
 
-    def __getitem__(self, number: int) -> Table:
+    @overload
+    def __getitem__(self, number: int) -> Table: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Table]: ...
+
+    def __getitem__(self, number: int | slice) -> Table | list[Table]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
         level, offset = divmod(number, OFFSETS)
         return scale_table(self._distribution, level, offset - OFFSETS // 2)
 

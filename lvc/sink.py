@@ -134,16 +134,17 @@ def _video_file(path: Path, kind: _Kind, width: int, height: int, fps: Fraction)
         av.open(f"file:{temporary}", "w", format=kind.container) as container,
     ):
         stream = container.add_stream(kind.codec, rate=fps, options=kind.options)
-        stream.width, stream.height = width, height
-        stream.pix_fmt = kind.pixel_formats[width % 2 or height % 2]
+        assert isinstance(stream, av.VideoStream)
+        pixel_format = kind.pixel_formats[width % 2 or height % 2]
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = 1 / fps
-        if stream.pix_fmt != "bgr0":
+        if pixel_format != "bgr0":
             stream.codec_context.colorspace = int(Colorspace.ITU709)
             stream.codec_context.color_range = int(ColorRange.MPEG)
         numbers = count()
 
         def write(picture: np.ndarray) -> None:
-            frame = _to_frame(picture, stream.pix_fmt)
+            frame = _to_frame(picture, pixel_format)
             frame.pts, frame.time_base = next(numbers), 1 / fps
             container.mux(stream.encode(frame))
 

@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace
 
 from .anchor import decode, frame_to_picture
+from .encoders import video_context
 from .errors import UserError
 from .sink import Sink, checked_rate, open_sink
 
@@ -122,7 +123,7 @@ def _natural(name: str) -> list[str | int]:
 
 
 def _read_picture(file: Path) -> np.ndarray:
-    context = av.CodecContext.create(PICTURES[file.suffix.lower()], "r")
+    context = video_context(PICTURES[file.suffix.lower()], "r")
     try:
         decoded = decode(context, [file.read_bytes()])
     except (UserError, OSError) as error:
@@ -134,10 +135,12 @@ def _read_picture(file: Path) -> np.ndarray:
 
 def _opened(path: Path, size: tuple[int, int] | None) -> InputContainer:
     raw = path.suffix.lower() == ".yuv"
-    if raw and size is None:
-        raise UserError(f"{path} has no header that tells its size: give it as width and height")
     layout = {}
     if raw:
+        if size is None:
+            raise UserError(
+                f"{path} has no header that tells its size: give it as width and height"
+            )
         width, height = size
         layout = {"video_size": f"{width}x{height}", "pixel_format": "yuv420p"}
         layout["framerate"] = str(FALLBACK_FPS)
@@ -149,7 +152,7 @@ def _opened(path: Path, size: tuple[int, int] | None) -> InputContainer:
 
 def _read_file(path: Path, container: InputContainer) -> Reading:
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
         raise UserError(f"{path} holds no video that can be decoded here")
     stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1  # so that the decoder complains in this thread

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lvc.errors import UserError
 from prune.data import ArrayClips, Procedural, Source, SourceSpec, open_source
+from prune.evaluation.coding_loop import Bits
 from prune.evaluation.rate_distortion import evaluate
 from prune.groups.channels import Channels
 from prune.groups.find import find_groups
@@ -177,7 +178,8 @@ def sparsify(
     student = copy.deepcopy(dense)
     sparsifier = Sparsifier(student, plan.channels, plan.cost, plan.settings, steps)
     section = _section(DistillSection, source=distill)
-    companions = [sparsifier, *distillers(section, student, dense, plan.channels, None)]
+    tapped = distillers(section, student, dense, plan.channels, None)
+    companions: list[Companion] = [sparsifier, *tapped]
     student, curves = _train(student, data, steps, lagrangian, folder, companions, training)
     kept = sparsifier.choose()
     for companion in companions:
@@ -302,7 +304,7 @@ def compare(
     *,
     frames: int = 9,
     intra: str = "hevc:qp=22",
-    bits: str = "real",
+    bits: Bits = "real",
     runs: int = 15,
     size: tuple[int, int] = (1088, 1920),
     latency_size: tuple[int, int] = (256, 448),
@@ -316,8 +318,8 @@ def compare(
     codecs = {"dense": copy.deepcopy(dense).cpu(), "sparse": copy.deepcopy(sparse).cpu()}
     for codec in codecs.values():
         codec.eval()
-    macs = tuple(decoder_macs(codec, *size).total for codec in codecs.values())
-    counts = tuple(parameters(codec, codec.decoder_modules()) for codec in codecs.values())
+    macs = {name: decoder_macs(codec, *size).total for name, codec in codecs.items()}
+    counts = {name: parameters(codec, codec.decoder_modules()) for name, codec in codecs.items()}
     latency = _latency(codecs, runs, latency_size) if runs else None
     quality = None
     if clips is not None:
@@ -333,7 +335,13 @@ def compare(
             bits=bits,
         )
         quality = found.quality_entry(source.name)
-    return Comparison(macs, counts, size, latency, quality)
+    return Comparison(
+        (macs["dense"], macs["sparse"]),
+        (counts["dense"], counts["sparse"]),
+        size,
+        latency,
+        quality,
+    )
 
 
 def as_source(data: Data) -> Source:
@@ -405,8 +413,8 @@ def _latency(codecs: dict[str, VideoCodec], runs: int, size: tuple[int, int]) ->
         folders = {name: Path(temporary) / name for name in codecs}
         for name, codec in codecs.items():
             export_bundle(codec, folders[name], Size(*size, dynamic=False))
-        pairs = [(codec, folders[name]) for name, codec in codecs.items()]
-        return compare_latency(*pairs, *size, runs)
+        dense, sparse = ((codec, folders[name]) for name, codec in codecs.items())
+        return compare_latency(dense, sparse, *size, runs)
 
 
 def _moving_clip() -> Tensor:

@@ -38,10 +38,11 @@ def tables(plan: Plan) -> list[Table]:
 
 def as_text(plan: Plan) -> str:
     """The tables as plain text."""
-    shown = Console(width=WIDTH, highlight=False, file=io.StringIO(), color_system=None)
+    text = io.StringIO()
+    shown = Console(width=WIDTH, highlight=False, file=text, color_system=None)
     for table in tables(plan):
         shown.print(table)
-    return shown.file.getvalue()
+    return text.getvalue()
 
 
 def _groups_table(plan: Plan) -> Table:
@@ -49,8 +50,8 @@ def _groups_table(plan: Plan) -> Table:
     for group in plan.groups:
         removed = len(group.removed)
         counts = (group.channels, group.channels - removed, removed)
-        counts = tuple(count * group.width for count in counts)
-        table.add_row(_lines(group.made_by), _lines(group.read_by), *(str(n) for n in counts))
+        shown = (str(count * group.width) for count in counts)
+        table.add_row(_lines(group.made_by), _lines(group.read_by), *shown)
     return table
 
 

@@ -1,7 +1,7 @@
 """`python -m prune.train RECIPE [key=value …]`: train a dense codec, the teacher of later runs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +104,16 @@ def _check_change(recipe: TeacherRecipe, theirs: dict, mine: dict, state: Path) 
 
 def _differences(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Dotted keys whose values differ, with both values (None where there is none)."""
-    if isinstance(old, dict | list) and type(old) is type(new):
-        keys = range(max(len(old), len(new))) if isinstance(old, list) else {**old, **new}
-        for key in keys:
-            values = [_get(old, key), _get(new, key)]
-            yield from _differences(*values, f"{at}.{key}" if at else str(key))
+    keys: Iterable[Any] = ()
+    if isinstance(old, list) and isinstance(new, list):
+        keys = range(max(len(old), len(new)))
+    elif isinstance(old, dict) and isinstance(new, dict):
+        keys = {**old, **new}
     elif old != new:
         yield at, (old, new)
+    for key in keys:
+        below = f"{at}.{key}" if at else str(key)
+        yield from _differences(_get(old, key), _get(new, key), below)
 
 
 def _get(content: Any, key: Any) -> Any:

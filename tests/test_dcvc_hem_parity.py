@@ -13,6 +13,8 @@ from reference_fill import REFERENCE, extracts, picture
 
 from vcodecs import Reference
 
+pytestmark = pytest.mark.parity
+
 COMPARED = {
     VIDEO: (
         {"motion": 3600.07, "motion_hyper": 228.887, "latent": 8528.12, "latent_hyper": 234.662},

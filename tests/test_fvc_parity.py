@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from vcodecs import Reference
 
+pytestmark = pytest.mark.parity
+
 LAMBDA = 2048
 OFFICIAL = {
     "motion": "off_y",

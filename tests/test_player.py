@@ -25,6 +25,8 @@ import lvc
 from lvc.container import Reader
 from vcodecs.__main__ import main
 
+pytestmark = pytest.mark.player
+
 WITHOUT_TORCH = """
 import sys
 for name in ("torch", "torchvision", "compressai", "vcodecs", "prune", "distill"):

@@ -16,6 +16,8 @@ from playing import assert_same_video, decode, make_coded
 
 import lvc
 
+pytestmark = [pytest.mark.player, pytest.mark.slow]
+
 PLAYER = Path(lvc.__file__).parent
 ROOT = PLAYER.parent
 MODULES = sorted(PLAYER.glob("*.py"))
@@ -111,11 +113,12 @@ def test_alone_means_without(alone, name):
     assert f"No module named '{name}'" in done.stderr
 
 
-def test_the_distribution_holds_every_module_of_the_player_and_nothing_else(alone):
+def test_the_distribution_holds_every_module_its_mark_of_types_and_nothing_else(alone):
     listed = json.loads(run(alone.place, alone.python, "-c", LISTING).stdout)
     held = {Path(name) for name in listed if "dist-info" not in name and "__pycache__" not in name}
     modules = {path for path in held if ".." not in path.parts}
-    assert modules == {Path("leanvc_player") / path.name for path in MODULES}
+    files = [*MODULES, PLAYER / "py.typed"]
+    assert modules == {Path("leanvc_player") / path.name for path in files}
     assert [path.stem for path in held - modules] == ["lvc"]  # the command
 
 

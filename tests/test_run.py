@@ -27,6 +27,8 @@ from prune.run import command
 from prune.training.settings import STATE
 from vcodecs import UserError, checkpoints
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------------- killed and started again
 
 

@@ -6,6 +6,8 @@ from whole_runs import RECIPE, finish, folder_with_recipe, killed_and_started_ag
 from lvc.bundle import read_bundle
 from prune.report import load_report
 
+pytestmark = pytest.mark.slow
+
 DEFORMABLE = RECIPE.replace("{name: dcvc, ", "{name: fvc, ").replace(
     "stage: motion", "stage: alignment"
 )

@@ -9,6 +9,8 @@ from prune.report import comparison as compare
 from prune.report import load_report
 from vcodecs import checkpoints
 
+pytestmark = pytest.mark.slow
+
 INTRA = '  intra: "network:checkpoint=intra.safetensors"\n'
 RATED = (
     RECIPE.replace(

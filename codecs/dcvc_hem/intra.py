@@ -7,6 +7,7 @@ evaluation it is `network:checkpoint=...` (`vcodecs.intra`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from vcodecs.contract import (
     grapher,
 )
 from vcodecs.dcvc_hem.blocks import (
+    ResidualBlock,
     UNet,
     analysis,
     hyper_decoder,
@@ -41,7 +43,7 @@ from vcodecs.dcvc_hem.prior import (
 )
 from vcodecs.dcvc_hem.start import start_intra
 from vcodecs.entropy import BitEstimator, GaussianBits, noisy, rounded
-from vcodecs.layers import Bound, conv
+from vcodecs.layers import Bound, conv, layer_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class DCVCHEMIntra(VideoCodec):
     """One set of weights for all rates: `rate` is a real number from 0 (fewest bits) to 3."""
 
     name = "dcvc_hem_intra"
-    presets: Mapping[str, IntraWidths] = {
+    presets: ClassVar[Mapping[str, IntraWidths]] = {
         "official": IntraWidths(),
         "base": IntraWidths(192, 192, 48, 32, 16, (32, 64, 112), 96),
         "small": IntraWidths(192, 48, 24, 10, 16, (16, 16, 32)),
@@ -158,13 +160,13 @@ class DCVCHEMIntra(VideoCodec):
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The latent enters dequantised: (first + second step's part) * step * quantiser."""
         graph = grapher(self, height, width)
-        latent = self.dec[0].conv1.in_channels, 16
+        latent = layer_of(self.dec, 0, ResidualBlock).conv1.in_channels, 16
         expected = {f"latent_{part}": latent for part in ("step", "scale", "mean")}
         return (
             graph(
                 "latent_parameters",
                 lambda codec, known: tuple(codec.latent_parameters(known)),
-                {"latent_hyper": (self.hyper_dec[0].in_channels, 64)},
+                {"latent_hyper": (layer_of(self.hyper_dec, 0, nn.Conv2d).in_channels, 64)},
                 tuple(expected),
             ),
             graph(

@@ -5,6 +5,8 @@ codec before it is trained, and the P-frame network one of its reference's diffe
 docs/decisions.md.)
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,11 @@ from vcodecs.klt import (
     synthesise,
     transform_residual,
 )
-from vcodecs.layers import ResBlock, SubpelConv
+from vcodecs.layers import ResBlock, SubpelConv, bias_of, layer_of
+
+if TYPE_CHECKING:
+    from vcodecs.dcvc_hem.intra import DCVCHEMIntra
+    from vcodecs.dcvc_hem.video import DCVCHEM
 
 GAIN = 6.0
 """Of latents: with the first steps of the rate points, 1.8 to 0.6, a coefficient of the transform
@@ -38,7 +44,7 @@ is quantised by 0.3 to 0.1, which is about right for the official lambdas."""
 
 
 @torch.no_grad()
-def start_as_hybrid(codec: nn.Module) -> None:
+def start_as_hybrid(codec: "DCVCHEM") -> None:
     """Weights of a classical codec: the reference, and the transform of what it leaves over."""
     _draw(codec)
     for network in (codec.feature_extractor, codec.context_fusion_net):
@@ -48,7 +54,7 @@ def start_as_hybrid(codec: nn.Module) -> None:
     keep_variance(codec.feature_adaptor_P, 1.0)
     keep_variance(codec.recon_generation_net.first_conv, 1.0)
     start_flow(codec.optic_flow)
-    zero(codec.mv_decoder[-1][0])
+    zero(layer_of(codec.mv_decoder, -1, SubpelConv).inner)
     _copy_through(codec)
     _start_priors(codec.mv_y_prior_fusion, codec.mv_y_spatial_prior)
     deviation = RESIDUAL * _transform_residual(codec)
@@ -56,38 +62,39 @@ def start_as_hybrid(codec: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_intra(codec: nn.Module) -> None:
+def start_intra(codec: "DCVCHEMIntra") -> None:
     """Weights of a transform codec."""
     _draw(codec)
     deviation = PICTURE * _transform_picture(codec)
     _start_priors(codec.y_prior_fusion, codec.y_spatial_prior, deviation)
 
 
-def _transform_picture(codec: nn.Module) -> Tensor:
+def _transform_picture(codec: "DCVCHEMIntra") -> Tensor:
     """Picture to latent and back; returns the latent's deviations for colours of deviation 1."""
     downs = [block for block in codec.enc if isinstance(block, DownBlock)]
     ups = [block for block in codec.dec if isinstance(block, UpBlock)]
-    widths = (*(block.conv1.out_channels for block in downs), codec.enc[-1].out_channels)
+    latent = layer_of(codec.enc, -1, nn.Conv2d)
+    widths = (*(block.conv1.out_channels for block in downs), latent.out_channels)
     steps = cascade(widths)
     lifted = torch.full((COLOURS,), 0.5)
-    for block, step in zip(downs, steps[:-1], strict=True):
-        lifted = _analyse_lifted(block, step, lifted)
+    for down, step in zip(downs, steps[:-1], strict=True):
+        lifted = _analyse_lifted(down, step, lifted)
     basis = GAIN * steps[-1].basis
-    analyse(codec.enc[-1], basis)
-    codec.enc[-1].bias[: len(basis)] = -basis.sum((2, 3)) @ lifted
+    analyse(latent, basis)
+    bias_of(latent)[: len(basis)] = -basis.sum((2, 3)) @ lifted
 
     undone = [steps[-1].basis / GAIN, *(step.basis for step in steps[-2::-1])]
-    for block, basis in zip(ups, undone[:-1], strict=True):
-        synthesise(block.upsample, basis)
-        block.conv.weight.mul_(FAINT)
-    synthesise(codec.dec[-1], undone[-1])
+    for up, basis in zip(ups, undone[:-1], strict=True):
+        synthesise(up.upsample, basis)
+        up.conv.weight.mul_(FAINT)
+    synthesise(layer_of(codec.dec, -1, SubpelConv), undone[-1])
     for block in (*codec.enc, *codec.dec):
         if isinstance(block, ResidualBlock):
             block.conv2.weight.mul_(FAINT)
-    unet, last = codec.refine
-    _copy_through_unet(unet)
+    _copy_through_unet(layer_of(codec.refine, 0, UNet))
+    last = layer_of(codec.refine, 1, nn.Conv2d)
     show_colours(last)
-    last.bias.fill_(0.5)
+    bias_of(last).fill_(0.5)
     return steps[-1].deviation
 
 
@@ -99,13 +106,13 @@ def _analyse_lifted(block: DownBlock, step: Step, before: Tensor) -> Tensor:
     count = len(step.basis)
     after = 4 * PICTURE * step.deviation + 1
     analyse(block.conv1, step.basis)
-    block.conv1.bias[:count] = after - step.basis.sum((2, 3)) @ before
+    bias_of(block.conv1)[:count] = after - step.basis.sum((2, 3)) @ before
     copy_channels(block.conv2, 0, count)
     block.downsample.weight[:count] = 0
     return after
 
 
-def _transform_residual(codec: nn.Module) -> Tensor:
+def _transform_residual(codec: "DCVCHEM") -> Tensor:
     """As `_transform_picture`, of the frame less the context's colours; nothing here activates."""
     encoder, decoder = codec.contextual_encoder, codec.contextual_decoder
     downs = (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4)
@@ -117,7 +124,7 @@ def _transform_residual(codec: nn.Module) -> Tensor:
     return deviation
 
 
-def _copy_through(codec: nn.Module) -> None:
+def _copy_through(codec: "DCVCHEM") -> None:
     """Carry the reference's colours in the first three channels of everything up to the picture."""
     copy_channels(codec.feature_adaptor_I, 0, COLOURS)
     copy_channels(codec.feature_adaptor_P, 0, COLOURS)
@@ -137,7 +144,7 @@ def _copy_through(codec: nn.Module) -> None:
 def _copy_through_unet(unet: UNet) -> None:
     for block in (unet.conv1, unet.up_conv2):
         copy_channels(block.up_dim, 0, COLOURS)
-        silence(block.conv[2], COLOURS)
+        silence(layer_of(block.conv, 2, nn.Conv2d), COLOURS)
 
 
 def _draw(codec: nn.Module) -> None:
@@ -153,32 +160,33 @@ def _draw(codec: nn.Module) -> None:
             keep_variance(block.downsample, 1.0)
         elif isinstance(block, UpBlock):
             block.conv.weight.mul_(0.3)
-            keep_variance(block.upsample[0], 1.0)
+            keep_variance(block.upsample.inner, 1.0)
         elif isinstance(block, GatedBlock):
-            block.conv[2].weight.mul_(0.3)
+            layer_of(block.conv, 2, nn.Conv2d).weight.mul_(0.3)
             keep_variance(block.up_dim, 1.0)
         elif isinstance(block, UNet):
-            for layer in (block.up3, block.up2):
-                keep_variance(layer[0], 0.7)
+            for up in (block.up3, block.up2):
+                keep_variance(up.inner, 0.7)
 
 
 def _unactivated(network: nn.Module, gain: float) -> None:
     """Weights of the layers right below, which are sums of several tensors and no activation."""
     for layer in network.children():
         if isinstance(layer, nn.Conv2d | SubpelConv):
-            keep_variance(layer[0] if isinstance(layer, SubpelConv) else layer, gain)
+            keep_variance(layer.inner if isinstance(layer, SubpelConv) else layer, gain)
 
 
 def _start_priors(
     fusion: nn.Sequential, spatial: nn.Sequential, deviation: Tensor | None = None
 ) -> None:
     """Steps of one, means of zero, scales of one or of a transform's coefficients (C,)."""
-    channels = fusion[-1].out_channels // 3
+    channels = layer_of(fusion, -1, nn.Conv2d).out_channels // 3
     scale = torch.ones(channels)
     if deviation is not None:
         scale[: len(deviation)] = (GAIN * deviation).clamp_min(0.5)
     mean, (first, second) = torch.zeros(channels), scale.chunk(2)
     halves = (first, mean[: len(first)], second, mean[: len(second)])
     for network, start in ((fusion, (torch.ones(channels), scale, mean)), (spatial, halves)):
-        network[-1].weight.mul_(0.1)
-        network[-1].bias.copy_(torch.cat(start))
+        last = layer_of(network, -1, nn.Conv2d)
+        last.weight.mul_(0.1)
+        bias_of(last).copy_(torch.cat(start))

@@ -7,6 +7,7 @@ feature --> picture, and kept for the next frame
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from vcodecs.contract import (
     grapher,
 )
 from vcodecs.dcvc_hem.blocks import (
+    ResidualBlock,
     activated,
     analysis,
     hyper_decoder,
@@ -50,7 +52,7 @@ from vcodecs.dcvc_hem.prior import (
 )
 from vcodecs.dcvc_hem.start import start_as_hybrid
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
-from vcodecs.layers import Bound, conv
+from vcodecs.layers import Bound, conv, layer_of
 from vcodecs.motion import SpyNet, warp
 
 
@@ -72,15 +74,30 @@ class Widths:
     motion_prior: int | None = None
 
 
-MOTION = ("optic_flow", "mv_encoder", "mv_hyper_prior_encoder", "mv_hyper_prior_decoder")
+MOTION: tuple[str, ...] = (
+    "optic_flow",
+    "mv_encoder",
+    "mv_hyper_prior_encoder",
+    "mv_hyper_prior_decoder",
+)
 MOTION += ("mv_y_prior_fusion", "mv_y_spatial_prior", "mv_decoder", "bit_estimator_z_mv")
-CONTEXT = ("feature_adaptor_I", "feature_adaptor_P", "feature_extractor", "context_fusion_net")
+CONTEXT: tuple[str, ...] = (
+    "feature_adaptor_I",
+    "feature_adaptor_P",
+    "feature_extractor",
+    "context_fusion_net",
+)
 CONTEXT += ("contextual_encoder", "contextual_hyper_prior_encoder")
 CONTEXT += ("contextual_hyper_prior_decoder", "temporal_prior_encoder", "y_prior_fusion")
 CONTEXT += ("y_spatial_prior", "contextual_decoder", "recon_generation_net", "bit_estimator_z")
 MOTION_STEPS = ("mv_y_q_basic", "mv_y_q_scale")
 CONTEXT_STEPS = ("y_q_basic", "y_q_scale")
-ENCODER_ONLY = ("optic_flow", "mv_encoder", "mv_hyper_prior_encoder", "contextual_encoder")
+ENCODER_ONLY: tuple[str, ...] = (
+    "optic_flow",
+    "mv_encoder",
+    "mv_hyper_prior_encoder",
+    "contextual_encoder",
+)
 ENCODER_ONLY += ("contextual_hyper_prior_encoder",)
 
 
@@ -88,7 +105,7 @@ class DCVCHEM(VideoCodec):
     """One set of weights for all rates: `rate` is a real number from 0 (fewest bits) to 3."""
 
     name = "dcvc_hem"
-    presets: Mapping[str, Widths] = {
+    presets: ClassVar[Mapping[str, Widths]] = {
         "official": Widths(),
         "base": Widths(64, 96, 32, 64, 48, 32, (32, 64, 112), (16, 32, 16, 16), 32),
         "small": Widths(24, 96, 12, 24, 24, 12, (16, 24, 48), (16, 32, 16, 8)),
@@ -285,9 +302,11 @@ class DCVCHEM(VideoCodec):
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """Latents enter dequantised: (first + second step's part) * step * quantiser."""
-        motion = self.mv_decoder[0].conv1.in_channels
-        latent = self.contextual_decoder.up1[0].in_channels
-        temporal = self.temporal_prior_encoder[2].out_channels
+        motion = layer_of(self.mv_decoder, 0, ResidualBlock).conv1.in_channels
+        latent = self.contextual_decoder.up1.inner.in_channels
+        temporal = layer_of(self.temporal_prior_encoder, 2, nn.Conv2d).out_channels
+        motion_hyper = layer_of(self.mv_hyper_prior_decoder, 0, nn.Conv2d).in_channels
+        latent_hyper = layer_of(self.contextual_hyper_prior_decoder, 0, nn.Conv2d).in_channels
         feature = self.feature_adaptor_P.in_channels
         full = self.context_fusion_net.conv1_out.out_channels
         half = self.context_fusion_net.conv2_out.out_channels
@@ -308,7 +327,7 @@ class DCVCHEM(VideoCodec):
                 "motion_parameters",
                 lambda codec, *known: tuple(codec.motion_parameters(*known)),
                 {
-                    "motion_hyper": (self.mv_hyper_prior_decoder[0].in_channels, 64),
+                    "motion_hyper": (motion_hyper, 64),
                     "previous_motion_latent": (motion, 16),
                 },
                 tuple(expected("motion", motion)),
@@ -342,7 +361,7 @@ class DCVCHEM(VideoCodec):
                 "latent_parameters",
                 lambda codec, *known: tuple(codec.latent_parameters(*known)),
                 {
-                    "latent_hyper": (self.contextual_hyper_prior_decoder[0].in_channels, 64),
+                    "latent_hyper": (latent_hyper, 64),
                     "temporal_prior": (temporal, 16),
                     "previous_latent": (latent, 16),
                 },
@@ -398,6 +417,8 @@ def _contexts(codec: DCVCHEM, motion_latent: Tensor, feature: Tensor) -> tuple[T
     return *contexts, codec.temporal_prior_encoder(contexts[2])
 
 
-def _frame_and_feature(codec: DCVCHEM, latent: Tensor, *contexts: Tensor) -> tuple[Tensor, Tensor]:
-    picture, feature = codec.reconstruct(latent, contexts)
+def _frame_and_feature(
+    codec: DCVCHEM, latent: Tensor, full: Tensor, half: Tensor, quarter: Tensor
+) -> tuple[Tensor, Tensor]:
+    picture, feature = codec.reconstruct(latent, (full, half, quarter))
     return picture.clamp(0, 1), feature

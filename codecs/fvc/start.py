@@ -5,13 +5,25 @@ stage of a classical transform, the residual's coder is its other stages, and th
 decoded at first is the reference with this residual. (Our own; docs/decisions.md.)
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from vcodecs.copier import ACTIVATED, DIFFERENCE_GAIN, keep_variance, silence, zero
 from vcodecs.deform import DeformableConv
-from vcodecs.fvc.networks import Analysis, FeatureEncoder, ResidualBlock, Synthesis
+from vcodecs.fvc.networks import (
+    Analysis,
+    FeatureEncoder,
+    ParameterNetwork,
+    ResidualBlock,
+    Synthesis,
+)
 from vcodecs.klt import FAINT, RESIDUAL, analyse, cascade, synthesise
+from vcodecs.layers import bias_of
+
+if TYPE_CHECKING:
+    from vcodecs.fvc.video import FVC
 
 HALVED = 0.5
 """Gain of a layer in front of (or behind) `Resblocks`, whose outer skip doubles what passes."""
@@ -20,7 +32,7 @@ GAIN = 12.0
 
 
 @torch.no_grad()
-def start_as_hybrid(codec: nn.Module) -> None:
+def start_as_hybrid(codec: "FVC") -> None:
     """Weights of a classical codec without motion."""
     _draw(codec)
     feature = codec.Decoder.deconv1.in_channels
@@ -43,7 +55,7 @@ def start_as_hybrid(codec: nn.Module) -> None:
     _start_parameters(codec.EntropyCoding_residualf.parameters_net, RESIDUAL * GAIN * deviation)
 
 
-def _transform(codec: nn.Module) -> tuple[Tensor, int]:
+def _transform(codec: "FVC") -> tuple[Tensor, int]:
     """Picture to features and back, their residual to its latent and back.
 
     Returns the latent's deviations for colours of deviation 1, and how many features are used.
@@ -59,8 +71,8 @@ def _transform(codec: nn.Module) -> tuple[Tensor, int]:
     out.weight.normal_(0, 0.0005)
     synthesise(out, HALVED * first)
     ups = (decoder.deconv1, decoder.deconv2, decoder.deconv3)
-    for layer, basis in zip(ups, (HALVED * last / GAIN, HALVED * third, second), strict=True):
-        synthesise(layer, basis)
+    for up, basis in zip(ups, (HALVED * last / GAIN, HALVED * third, second), strict=True):
+        synthesise(up, basis)
     for block in (*coder.modules(), *decoder.modules()):
         if isinstance(block, ResidualBlock):
             block.conv2.weight.mul_(FAINT)
@@ -82,8 +94,8 @@ def _draw(codec: nn.Module) -> None:
                 keep_variance(layer, gain)
         elif isinstance(block, Synthesis):
             halved = (block.deconv1, block.deconv2)
-            for layer, gain in (*((x, HALVED) for x in halved), (block.deconv3, 1.0)):
-                keep_variance(layer, gain)
+            for up, gain in (*((x, HALVED) for x in halved), (block.deconv3, 1.0)):
+                keep_variance(up, gain)
         elif isinstance(block, DeformableConv):
             zero(block.conv_offset)
 
@@ -93,12 +105,12 @@ def _copy(layer: DeformableConv) -> None:
     nn.init.dirac_(layer.weight)
 
 
-def _start_parameters(network: nn.Module, deviation: Tensor | None = None) -> None:
+def _start_parameters(network: ParameterNetwork, deviation: Tensor | None = None) -> None:
     """Means of zero, deviations of one or of a transform's coefficients (C,)."""
     network.conv2.weight.mul_(HALVED)
     network.conv3.weight.mul_(0.1)
     means: Tensor
-    means, roots = network.conv3.bias.chunk(2)
+    means, roots = bias_of(network.conv3).chunk(2)
     means.zero_()
     roots.fill_(1)
     if deviation is not None:

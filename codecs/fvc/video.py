@@ -8,6 +8,7 @@ frame's features - aligned --> residual encoder --> [bits] --> residual decoder,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -59,15 +60,19 @@ class Widths:
 
 
 FEATURES = ("Encoder", "Decoder")
-MOTION = ("aligner.offset_conv1", "aligner.offset_conv3", "aligner.offset_encoder")
+MOTION: tuple[str, ...] = ("aligner.offset_conv1", "aligner.offset_conv3", "aligner.offset_encoder")
 MOTION += ("aligner.offset_decoder", "aligner.deformable_convolution")
 MOTION += ("aligner.refine_conv1", "aligner.refine_conv2")
 MOTION += ("OffsetPriorEncoder", "OffsetPriorDecoder")
 MOTION += ("EntropyCoding_offsetf", "EntropyCoding_offsetz")
 RESIDUAL = ("resEncoder", "resDecoder")
-RESIDUAL_PRIOR = ("resPriorEncoder", "resPriorDecoder")
+RESIDUAL_PRIOR: tuple[str, ...] = ("resPriorEncoder", "resPriorDecoder")
 RESIDUAL_PRIOR += ("EntropyCoding_residualf", "EntropyCoding_residualz")
-ENCODER_ONLY = ("aligner.offset_conv1", "aligner.offset_conv3", "aligner.offset_encoder")
+ENCODER_ONLY: tuple[str, ...] = (
+    "aligner.offset_conv1",
+    "aligner.offset_conv3",
+    "aligner.offset_encoder",
+)
 ENCODER_ONLY += ("OffsetPriorEncoder", "resEncoder", "resPriorEncoder")
 
 AUTOENCODER_SHARE = 0.1
@@ -78,7 +83,7 @@ class FVC(VideoCodec):
     """One lambda a model; all that is kept between frames are decoded pictures."""
 
     name = "fvc"
-    presets: Mapping[str, Widths] = {
+    presets: ClassVar[Mapping[str, Widths]] = {
         "official": Widths(),
         "base": Widths(64, 64, 128, 128, 48, 96, encoder=64, offsets=112),
         "small": Widths(64, 24, 96, 40, 24, 64),
@@ -174,11 +179,15 @@ class FVC(VideoCodec):
         return self.EntropyCoding_residualf(self.resPriorDecoder(hyper))
 
     def reconstruct(
-        self, latent: Tensor, aligned: Tensor, before: Tensor, earlier: Tensor | None
+        self, latent: Tensor, aligned: Tensor, before: Tensor | None, earlier: Tensor | None
     ) -> Tensor:
-        """The picture, not yet clamped. `before`: the reference's features; `earlier`: pictures."""
+        """The picture, not yet clamped.
+
+        Only fusion reads `before`, the reference's features, and `earlier`, pictures.
+        """
         feature = aligned + self.resDecoder(latent)
         if self.fusion is not None:
+            assert before is not None and earlier is not None
             features = [self.Encoder(picture) for picture in earlier.chunk(2, 1)]
             feature = self.fusion(feature, (before, *features))
         return self.Decoder(feature).float()

@@ -87,7 +87,7 @@ class PackedClips(Source):
         return [
             clip.info.name
             for index, clip in enumerate(self.clips)
-            if zlib.crc32(self.view(index)) != clip.crc32
+            if zlib.crc32(self.view(index).data) != clip.crc32
         ]
 
 
@@ -122,9 +122,10 @@ def pack(
             else:
                 info, frames = found
                 name = info.name
-                kept = ClipInfo(name, len(frames), *frames.shape[2:], info.fps)
-                file.write(frames)
-                clips.append(PackedClip(kept, offset, zlib.crc32(frames)))
+                height, width = frames.shape[2:]
+                kept = ClipInfo(name, len(frames), height, width, info.fps)
+                file.write(frames.data)
+                clips.append(PackedClip(kept, offset, zlib.crc32(frames.data)))
                 offset += frames.nbytes
             if progress:
                 progress(number + 1, len(source), name)

@@ -3,12 +3,12 @@
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lvc.pictures import padded
 from lvc.program import Tensors
 from vcodecs.coding import TorchNetworks, can_code, compress
-from vcodecs.contract import Reference, pad
+from vcodecs.contract import Reference, VideoCodec, pad
 
 Bits = Literal["real", "estimated"]
 """`real`: those of the entropy-coded payload; `estimated`: those of the codec's `code`."""
@@ -24,12 +24,12 @@ class Loop(Protocol):
         """Code the next frame (1, 3, H, W): the decoded picture, and its bits."""
 
 
-def loop(codec: nn.Module, bits: Bits) -> Loop:
+def loop(codec: VideoCodec, bits: Bits) -> Loop:
     """What codes clips with `codec`, in the mode and on the device that it is in."""
     return RealLoop(codec) if bits == "real" else EstimatedLoop(codec)
 
 
-def possible_bits(codec: nn.Module, wanted: Bits) -> Bits:
+def possible_bits(codec: VideoCodec, wanted: Bits) -> Bits:
     """`wanted`, or "estimated" where the codec does not say how its frames become bits."""
     return wanted if can_code(codec) else "estimated"
 
@@ -37,7 +37,7 @@ def possible_bits(codec: nn.Module, wanted: Bits) -> Bits:
 class EstimatedLoop:
     """By the codec's forward pass, as it was trained."""
 
-    def __init__(self, codec: nn.Module) -> None:
+    def __init__(self, codec: VideoCodec) -> None:
         self._codec = codec
 
     def start(self, picture: Tensor) -> None:
@@ -52,7 +52,7 @@ class EstimatedLoop:
 class RealLoop:
     """By entropy coding: the bits are those of the payload, the pictures what it decodes to."""
 
-    def __init__(self, codec: nn.Module) -> None:
+    def __init__(self, codec: VideoCodec) -> None:
         self._networks = TorchNetworks(codec)
 
     def start(self, picture: Tensor) -> None:

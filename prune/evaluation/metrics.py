@@ -37,7 +37,7 @@ class Measure:
 
     def entry(self) -> dict[str, object]:
         """The `dense` or `sparse` object of a report's rate point."""
-        values = {"bpp": self.bpp, "psnr": self.psnr, "ms_ssim": self.ms_ssim}
+        values: dict[str, object] = {"bpp": self.bpp, "psnr": self.psnr, "ms_ssim": self.ms_ssim}
         return values if self.why is None else values | {"why": {"ms_ssim": self.why}}
 
 
@@ -91,10 +91,11 @@ def average(measures: Iterable[Measure]) -> Measure:
     measures = list(measures)
     # A mean over other clips than those of bpp and PSNR would not belong beside them.
     why = next((measure.why for measure in measures if measure.ms_ssim is None), None)
+    known = [measure.ms_ssim for measure in measures if measure.ms_ssim is not None]
     return Measure(
         bpp=mean(measure.bpp for measure in measures),
         psnr=mean(measure.psnr for measure in measures),
-        ms_ssim=None if why else mean(measure.ms_ssim for measure in measures),
+        ms_ssim=mean(known) if len(known) == len(measures) else None,
         why=why,
     )
 

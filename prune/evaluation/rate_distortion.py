@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prune.data.source import ClipError, ClipInfo, Source, too_small
 from prune.evaluation.coding_loop import Bits, loop, possible_bits
 from prune.evaluation.metrics import Measure, average, bd, mean, ms_ssim, psnr, why_no_ms_ssim
-from vcodecs import UserError
+from vcodecs import UserError, VideoCodec
 from vcodecs.intra import IntraCodec
 
 MIN_SIDE = 16
@@ -114,20 +114,18 @@ class Evaluation:
         """
         if missing := {"dense", "sparse"} - set(self.codecs):
             raise ValueError(f"the evaluation has no codec named {' or '.join(sorted(missing))}")
+        dense = [self.average("dense", rate) for rate in self.rates]
+        sparse = [self.average("sparse", rate) for rate in self.rates]
         points = [
-            {
-                "rate": rate,
-                "dense": self.average("dense", rate).entry(),
-                "sparse": self.average("sparse", rate).entry(),
-            }
-            for rate in self.rates
+            {"rate": rate, "dense": a.entry(), "sparse": b.entry()}
+            for rate, a, b in zip(self.rates, dense, sparse, strict=True)
         ]
-        curves = [
-            [point[codec][value] for point in points]
-            for codec in ("dense", "sparse")
-            for value in ("bpp", "psnr")
-        ]
-        delta = bd(*curves)
+        delta = bd(
+            [point.bpp for point in dense],
+            [point.psnr for point in dense],
+            [point.bpp for point in sparse],
+            [point.psnr for point in sparse],
+        )
         period = f", one I frame in {self.gop}" if self.gop < self.frames else ""
         entry = {
             "dataset": dataset,
@@ -146,7 +144,7 @@ class Evaluation:
 
 
 def evaluate_clip(
-    codec: nn.Module,
+    codec: VideoCodec,
     frames: np.ndarray,
     intra: IntraCodec,
     rate: float | None,
@@ -196,7 +194,7 @@ def evaluate_clip(
     return ClipResult(
         bpp=mean(bpps),
         psnr=mean(psnrs),
-        ms_ssim=None if why else mean(float(value) for value in ssims),
+        ms_ssim=None if why else mean(float(value) for value in ssims if value is not None),
         why=why,
         p_bpp=mean(bpps[number] for number in p_frames),
         p_psnr=mean(psnrs[number] for number in p_frames),
@@ -227,7 +225,7 @@ def code_i_frames(
 
 
 def evaluate(
-    codecs: Mapping[str, nn.Module],
+    codecs: Mapping[str, VideoCodec],
     source: Source,
     intra: IntraCodec,
     rates: Sequence[float | None],
@@ -250,7 +248,10 @@ def evaluate(
     """
     if not codecs or not rates:
         raise ValueError("nothing to evaluate: no codec or no rate point")
-    done, points, shown, skipped = 0, [], [], {}
+    done = 0
+    points: list[ClipPoint] = []
+    shown: list[DecodedPicture] = []
+    skipped: dict[str, str] = {}
     if "estimated" in {possible_bits(codec, bits) for codec in codecs.values()}:
         bits = "estimated"
     for codec in codecs.values():
@@ -321,6 +322,7 @@ def read_clips(
             # Files in different folders may have one name; each counts.
             skipped[name if name not in skipped else f"{name} (clip {index})"] = reason
         else:
+            assert original is not None
             yield info, original
     if len(skipped) == count:
         first = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:1])

@@ -4,7 +4,7 @@ A group's channel c stands for one set of output channels of its producers and i
 its consumers. What must not be removed is in no group but in `Channels.fixed`, with the reason.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -28,7 +28,7 @@ def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
             continue
         reason = _why_fixed(codec, traced, group)
         if reason is None:
-            removable.append(replace(group, name=min(made_here, key=place.get)))
+            removable.append(replace(group, name=min(made_here, key=place.__getitem__)))
         else:
             channels.fixed |= dict.fromkeys(made_by(codec, group), reason)
     removable.sort(key=lambda g: (order[module_of(g.name, order)], place[g.name]))
@@ -56,7 +56,7 @@ def _groups(traced: Traced) -> Iterator[Group]:
 
 def _group(traced: Traced, root: nn.Module) -> Group:
     """The group of all output channels of `root`."""
-    name, size = traced.name(root), _outputs(traced, root)
+    name, size = traced.name_of(root), _outputs(traced, root)
     found: dict[tuple[str, str], list[list[int]]] = {}
     for item in _pulled_along(traced, (name, "out"), range(size)):
         rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in range(size)])
@@ -110,12 +110,12 @@ def _outputs(traced: Traced, layer: nn.Module) -> int:
 def _layer_and_side(traced: Traced, item) -> tuple[str, str]:  # noqa: ANN001
     layer = item.dep.target.module
     if not isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
-        return traced.name(layer), "norm"
+        return traced.name_of(layer), "norm"
     outputs = traced.graph.is_out_channel_pruning_fn(item.dep.handler)
-    return traced.name(layer), "out" if outputs else "in"
+    return traced.name_of(layer), "out" if outputs else "in"
 
 
-def _members(found: dict[tuple[str, str], Sequence[Sequence[int]]]) -> tuple[Member, ...]:
+def _members(found: Mapping[tuple[str, str], Sequence[Sequence[int]]]) -> tuple[Member, ...]:
     return tuple(
         Member(layer, side, tuple(map(tuple, rows))) for (layer, side), rows in found.items()
     )
@@ -124,21 +124,19 @@ def _members(found: dict[tuple[str, str], Sequence[Sequence[int]]]) -> tuple[Mem
 def _merge_tied(codec: VideoCodec, groups: list[Group]) -> list[Group]:
     """Join what leaves through the reference with what re-enters from it."""
     for name, layer in codec.tied_channels():
+        exit_, entry = f"exit:reference_{name}", f"entry:reference_{name}"
         leaving = next((g for g in groups if _member(g, layer, "out")), None)
-        entering = next((g for g in groups if _member(g, f"entry:reference_{name}", "out")), None)
-        if (
-            leaving is None
-            or entering is None
-            or not _member(leaving, f"exit:reference_{name}", "in")
-        ):
+        entering = next((g for g in groups if _member(g, entry, "out")), None)
+        left = None if leaving is None else _member(leaving, exit_, "in")
+        entered = None if entering is None else _member(entering, entry, "out")
+        if leaving is None or entering is None or left is None or entered is None:
             raise UserError(
                 f"{codec.name}.tied_channels(): {layer!r} and reference field {name!r} have to be "
                 "the layer that makes this field, and a field that the decoder reads"
             )
         if leaving is entering:
             continue
-        outside = _member(leaving, f"exit:reference_{name}", "in").channels
-        inside = _member(entering, f"entry:reference_{name}", "out").channels
+        outside, inside = left.channels, entered.channels
         if sorted(outside) != sorted(inside):
             raise UserError(
                 f"{codec.name}.tied_channels(): {layer!r} makes only a part of {name!r}"

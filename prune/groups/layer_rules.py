@@ -49,7 +49,7 @@ class SubpelPruner(BasePruningFunc):
         return layer.outputs
 
     def get_in_channels(self, layer: SubpelConv) -> int:
-        return layer[0].in_channels
+        return layer.inner.in_channels
 
 
 class MaskedConvPruner(BasePruningFunc):

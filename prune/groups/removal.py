@@ -1,6 +1,6 @@
 """Channels physically removed from a codec's layers, by Torch-Pruning."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch_pruning as tp
 from torch import nn
@@ -10,7 +10,9 @@ from prune.groups.layer_rules import custom_pruners
 from vcodecs import VideoCodec
 
 
-def remove_from(codec: VideoCodec, groups: Iterable[Group], kept: dict[str, Sequence[int]]) -> None:
+def remove_from(
+    codec: VideoCodec, groups: Iterable[Group], kept: Mapping[str, Sequence[int]]
+) -> None:
     """`remove` for groups that are known already."""
     gone: dict[tuple[str, str], set[int]] = {}
     for group in groups:

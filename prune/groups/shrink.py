@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def shrunk_copy(
     return shrunk.eval()
 
 
-def remove(codec: VideoCodec, kept: dict[str, Sequence[int]]) -> None:
+def remove(codec: VideoCodec, kept: Mapping[str, Sequence[int]]) -> None:
     """Physically remove, in place, every channel that `kept` (by group name) does not list.
 
     Errors: UserError when a name is no group of this codec or an index is out of range.

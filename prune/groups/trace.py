@@ -99,6 +99,12 @@ class Traced:
         kind = {"entries": "entry", "exits": "exit", "sums": "sum"}.get(place)
         return f"{kind}:{name}" if kind else None
 
+    def name_of(self, layer: nn.Module) -> str:
+        """`name` of what is known to be a layer."""
+        name = self.name(layer)
+        assert name is not None, layer
+        return name
+
 
 def trace(codec: VideoCodec) -> Traced:
     """Build the dependency graph of a P frame behind another, with its full reference.
@@ -123,10 +129,11 @@ def trace(codec: VideoCodec) -> Traced:
         if not _watch(probe, frame, [bare]).edges <= first.edges:
             references.insert(0, bare)
             first = _watch(probe, frame, references)
-        boundaries = {f"constant_{i}": Boundary(width) for i, width in enumerate(first.constants)}
-        probe.entries.update(nn.ModuleDict(boundaries).to(device))
-        sums = {str(i): Sum(width) for i, width in enumerate(first.sums)}
-        probe.sums.update(nn.ModuleDict(sums).to(device))
+        boundaries = {
+            f"constant_{i}": Boundary(width).to(device) for i, width in enumerate(first.constants)
+        }
+        probe.entries.update(boundaries)
+        probe.sums.update({str(i): Sum(width).to(device) for i, width in enumerate(first.sums)})
         traced = _build(probe, frame, references)
     codec.train(training)
     for parameter, state in wanted.items():

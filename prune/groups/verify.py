@@ -13,8 +13,7 @@ import torch
 from lvc.pictures import SIZE_MULTIPLE
 from prune.groups.channels import Group
 from prune.groups.removal import remove_from
-from prune.groups.trace import CONVOLUTIONS
-from prune.groups.weights import zero_channels
+from prune.groups.weights import Convolution, zero_channels
 from vcodecs import Reference, VideoCodec
 
 TOLERANCE = 1e-4
@@ -76,7 +75,7 @@ def _results(codec: VideoCodec, frames: torch.Tensor) -> list[torch.Tensor]:
 def _draw_weights(codec: VideoCodec) -> None:
     """Weights under which every channel matters: trained or fresh ones may hold zeros."""
     for layer in codec.modules():
-        if isinstance(layer, CONVOLUTIONS) and hasattr(layer, "weight"):
+        if isinstance(layer, Convolution):
             bound = (3 / layer.weight[0].numel()) ** 0.5
             layer.weight.uniform_(-bound, bound)
             if layer.bias is not None:

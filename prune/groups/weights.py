@@ -20,21 +20,34 @@ def sum_by_channel(values: Tensor, channels: Tensor, count: int, dim: int) -> Te
     return rows.new_zeros(count + 1).index_add(0, places, rows)[:count]
 
 
-def producing_layers(codec: nn.Module, group: Group) -> list[tuple[nn.Module, Tensor]]:
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+Weighted = Convolution | nn.Linear
+
+
+def producing_layers(codec: nn.Module, group: Group) -> list[tuple[Weighted, Tensor]]:
     """The layers that make a group's channels, each with the channel of every output of it.
 
     (outputs,) integers, -1 for an output that is in no channel of this group.
     """
     return [
-        (convolution(codec, member.layer), _channels_of_outputs(codec, member))
+        (weighted(codec, member.layer), _channels_of_outputs(codec, member))
         for member in group.producers()
     ]
 
 
-def convolution(codec: nn.Module, name: str) -> nn.Module:
+def weighted(codec: nn.Module, name: str) -> Weighted:
     """The layer that holds the weights: of a sub-pixel convolution, the convolution inside."""
     layer = codec.get_submodule(name)
-    return layer[0] if isinstance(layer, SubpelConv) else layer
+    layer = layer.inner if isinstance(layer, SubpelConv) else layer
+    assert isinstance(layer, Weighted), name
+    return layer
+
+
+def convolution(codec: nn.Module, name: str) -> Convolution:
+    """`weighted` of what is known to be a convolution."""
+    layer = weighted(codec, name)
+    assert isinstance(layer, Convolution), name
+    return layer
 
 
 def output_dim(layer: nn.Module) -> int:
@@ -45,7 +58,7 @@ def output_dim(layer: nn.Module) -> int:
 def _channels_of_outputs(codec: nn.Module, member: Member) -> Tensor:
     layer = codec.get_submodule(member.layer)
     repeat = layer.factor**2 if isinstance(layer, SubpelConv) else 1
-    weight = original(convolution(codec, member.layer))
+    weight = original(weighted(codec, member.layer))
     channels = torch.full((weight.shape[output_dim(layer)] // repeat,), -1, device=weight.device)
     for channel, outputs in enumerate(member.channels):
         channels[list(outputs)] = channel
@@ -55,11 +68,14 @@ def _channels_of_outputs(codec: nn.Module, member: Member) -> Tensor:
 def original(layer: nn.Module) -> Tensor:
     """A layer's weight behind its masks."""
     masked = parametrize.is_parametrized(layer, "weight")
-    return layer.parametrizations.weight.original if masked else layer.weight
+    holder = layer.get_submodule("parametrizations.weight") if masked else layer
+    weight = holder.original if masked else holder.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 @torch.no_grad()
-def filter_norms(producers: Sequence[tuple[nn.Module, Tensor]], size: int) -> Tensor:
+def filter_norms(producers: Sequence[tuple[Weighted, Tensor]], size: int) -> Tensor:
     """(`size`,): root mean square over all unmasked weights that produce each of the channels."""
     squares: Tensor | float = 0.0
     entries: Tensor | float = 0.0
@@ -67,7 +83,7 @@ def filter_norms(producers: Sequence[tuple[nn.Module, Tensor]], size: int) -> Te
         weight, dim = original(layer), output_dim(layer)
         squares = squares + sum_by_channel(weight.square(), channels, size, dim)
         entries = entries + sum_by_channel(torch.ones_like(weight), channels, size, dim)
-    return (squares / entries).sqrt()
+    return torch.as_tensor(squares / entries).sqrt()
 
 
 def relative_norms(codec: VideoCodec, group: Group) -> Tensor:

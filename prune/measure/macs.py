@@ -74,8 +74,8 @@ def _shadow(codec: VideoCodec) -> VideoCodec:
 
 def _zero(codec: nn.Module, modules: Sequence[str]) -> dict[str, int]:
     """Every layer with weights of these modules, at 0."""
-    layers = {}
-    inner = set()
+    layers: dict[str, int] = {}
+    inner: set[str] = set()
     for name, module in codec.named_modules():
         if module_of(name, modules) is None or name in inner:
             continue
@@ -110,7 +110,7 @@ def _count(runner: nn.Module, inputs: list, by_layer: dict[str, int]) -> None:
 
     hooks = []
     for name in by_layer:
-        layer = runner.codec.get_submodule(name)
+        layer = runner.get_submodule(f"codec.{name}")
         hooks.append(layer.register_forward_pre_hook(enter))
         hooks.append(layer.register_forward_hook(leave(name)))
     with counter:
@@ -123,6 +123,7 @@ def _macs(by_layer: dict[str, int], modules: Sequence[str]) -> Macs:
     by_module: dict[str, int] = {}
     for name, macs in by_layer.items():
         module = module_of(name, modules)
+        assert module is not None, name
         by_module[module] = by_module.get(module, 0) + macs
     return Macs(by_layer, by_module)
 

@@ -32,7 +32,8 @@ def check_decodes(codec: VideoCodec, receiver: Networks, clip: Tensor, what: str
     for number, frame in enumerate(frames if alone else frames[1:]):
         coded = compress(networks, torch.from_numpy(frame), here, rate)
         try:
-            decoded = decompress(receiver, coded.payload, there, frame.shape[2:], rate)
+            size = (frame.shape[2], frame.shape[3])
+            decoded = decompress(receiver, coded.payload, there, size, rate)
         except UserError as error:
             raise UserError(_refusal(what, number, str(error))) from error
         for name, symbols in coded.symbols.items():

@@ -115,7 +115,7 @@ def _write_onnx(
     module: torch.nn.Module,
     inputs: Mapping[str, np.ndarray],
     outputs: Sequence[str],
-    shapes: tuple[dict[int, object], ...] | None,
+    shapes: Sequence[Mapping[int, object]] | None,
     path: Path,
 ) -> None:
     """Trace `module` on inputs by name; `shapes`: the dimensions of each that are dynamic."""
@@ -132,6 +132,7 @@ def _write_onnx(
             verbose=False,
             custom_translation_table=onnx_translations(),
         )
+    assert program is not None
     program.save(path)
 
 

@@ -16,8 +16,8 @@ def onnx_translations() -> dict[Callable, Callable]:
     from onnxscript import opset20 as op
 
     def deform_conv(x, weight, offset, mask, bias, *numbers):  # noqa: ANN001
-        *numbers, groups, offset_groups, use_mask = numbers
-        strides, padding, dilations = (list(numbers[i : i + 2]) for i in (0, 2, 4))
+        *sides, groups, offset_groups, use_mask = numbers
+        strides, padding, dilations = (list(sides[i : i + 2]) for i in (0, 2, 4))
         return op.DeformConv(
             x,
             weight,

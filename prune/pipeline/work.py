@@ -106,7 +106,8 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
     """Dense against sparse on the evaluation clips."""
     section = job.recipe.evaluate
     codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
-    entries, notes = [], []
+    entries: list[dict] = []
+    notes: list[str] = []
     for number, source in enumerate(job.eval_sources):
         result = evaluate(
             codecs,
@@ -232,7 +233,7 @@ def _distillers(
 def _save_pictures(result: Evaluation, path: Path) -> None:
     from lvc.files import replacing
 
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for i, picture in enumerate(result.pictures):
         arrays |= {
             f"{i}.original": picture.original,

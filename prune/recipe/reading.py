@@ -105,7 +105,7 @@ def find_recipe(path: str | Path) -> Path:
 class _Loader(yaml.SafeLoader):
     """Plain values as YAML 1.2 has them: `no` is a word, 1e-4 a number, 1:30 and dates are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # type: ignore[misc]  # theirs is of the class too
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[Origin, dict[str, Any]]:
     except yaml.YAMLError as error:
         line, problem = _problem(error, text)
         raise UserError(f"recipe {path}:{line}: {problem}") from error
-    if not isinstance(content, dict):
+    if tree is None or not isinstance(content, dict):
         raise UserError(f"recipe {path}:1: holds no settings (`key: value` lines)")
     return Origin(path, tree), content
 

@@ -45,6 +45,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None  # it is the validator of fields
         kind = cls.model_fields[info.field_name].annotation
         if value is None and isinstance(kind, type) and issubclass(kind, BaseModel):
             return {}  # a section whose lines are all commented out

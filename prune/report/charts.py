@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from prune.report.cells import digits
 from prune.report.schema import Curve, Quality, RatePoint, Spread
@@ -32,7 +34,7 @@ VARIABLES = {
 WIDTH = 5.2  # inches; half of the page, or the whole of a phone
 MOST_POINTS = 300  # per curve; longer ones are averaged over equal numbers of steps
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "leanvc",  # the same report draws the same bytes
     "text.parse_math": False,  # names may hold dollar signs
@@ -76,7 +78,9 @@ class Bars:
 def paired_bars(rows: Sequence[Bars]) -> str:
     """Horizontal bars, dense over sparse, each pair under its label; widths share one scale."""
     with _chart(0.7 * len(rows)) as (figure, ax):
-        figure.get_layout_engine().set(w_pad=0, h_pad=0)
+        engine = figure.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)
+        engine.set(w_pad=0, h_pad=0)
         longest = max((max(row.dense, row.sparse) for row in rows), default=0) or 1
         for index, row in enumerate(rows):
             ax.text(0, index - 0.26, row.label, va="center", color=INK)
@@ -150,8 +154,10 @@ def training(curves: Sequence[Curve], fields: Sequence[str], label: str) -> str 
                 xs, ys = _thinned(curve.step, getattr(curve, field))
                 xs = [x + offset for x in xs]
                 marker = "o" if len(xs) == 1 else None
-                look = {"color": colours.get(field, SPARSE), "linestyle": styles.get(field, "-")}
-                ax.plot(xs, ys, marker=marker, markersize=3, label=field, **look)
+                colour, style = colours.get(field, SPARSE), styles.get(field, "-")
+                ax.plot(
+                    xs, ys, marker=marker, markersize=3, label=field, color=colour, linestyle=style
+                )
                 drawn.extend(y for y in ys if math.isfinite(y))
             start = offset + curve.step[-1]
         if not drawn:
@@ -166,11 +172,11 @@ def training(curves: Sequence[Curve], fields: Sequence[str], label: str) -> str 
 
 def _clips_around(ax: Axes, clips: Sequence[RatePoint]) -> None:
     for clip in clips:
-        ends = _place(clip, "dense"), _place(clip, "sparse")
-        if ends[0] and ends[1]:
-            ax.plot(*zip(*ends, strict=True), color=MUTED, linewidth=0.8, alpha=0.6)
-            ax.plot(*ends[0], "o", color=DENSE, markersize=3.5, alpha=0.75)
-            ax.plot(*ends[1], "D", color=SPARSE, markersize=3, alpha=0.75)
+        dense, sparse = _place(clip, "dense"), _place(clip, "sparse")
+        if dense and sparse:
+            ax.plot(*zip(dense, sparse, strict=True), color=MUTED, linewidth=0.8, alpha=0.6)
+            ax.plot(*dense, "o", color=DENSE, markersize=3.5, alpha=0.75)
+            ax.plot(*sparse, "D", color=SPARSE, markersize=3, alpha=0.75)
 
 
 def _place(point: RatePoint, side: str) -> tuple[float, float] | None:

@@ -9,9 +9,8 @@ from vcodecs.parts import module_of
 
 def change(pair: Pair) -> Cell:
     """The change from dense to sparse in percent."""
-    for field in ("dense", "sparse"):
-        if getattr(pair, field) is None:
-            return missing(None)
+    if pair.dense is None or pair.sparse is None:
+        return missing(None)
     return Cell(f"{signed(100 * (pair.sparse / pair.dense - 1), 1)} %" if pair.dense else "0.0 %")
 
 
@@ -190,7 +189,7 @@ def gates(report: Report) -> Table:
         "masked_vs_shrunk": "Masked against shrunk network",
         "torch_vs_onnx": "torch against onnxruntime",
     }
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for field, name in names.items():
         measured = gate(report, field)
         limit = f"{PARITY_TOLERANCE[field]:.0e}".replace("-", MINUS)

@@ -75,12 +75,12 @@ class Sparsifier:
             # What the last stage's modules were pressed with says nothing about this one's.
             self.stage, self.multiplier = stage.name, 0.0
         trained = [m for m in stage.modules if m in self.codec.decoder_modules()]
-        counts = []
+        gates = []
         for i, masked in enumerate(self.groups):
             learns = module_of(masked.group.name, trained) is not None
             masked.gate = self._gate(i, learns)
-            counts.append(masked.gate.value.sum())
-        counts = torch.stack(counts).cpu()
+            gates.append(masked.gate.value.sum())
+        counts = torch.stack(gates).cpu()
         self.keep = float(self.cost.fraction(counts.detach()))
         self._penalty, self._excess = 0.0, 0.0
         # A stage may only give away what its own modules cost; the encoder's cost nothing here.

@@ -39,7 +39,7 @@ class AveragedWeights:
         """Make the average the codec's weights for good."""
         _assign(self.codec, self.values)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
         return {"steps": self.steps, "values": dict(self.values)}
 
     def load_state_dict(self, state: dict) -> None:

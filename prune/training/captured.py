@@ -50,6 +50,7 @@ class CapturedPass:
     def __call__(self, clip: Tensor, rates: Tensor | None, lagrangians: Tensor) -> Gradients:
         for mine, given in zip(self.inputs, (clip, rates, lagrangians), strict=True):
             if mine is not None:
+                assert given is not None  # the same call as the recorded one
                 mine.copy_(given, non_blocking=True)
         self.graph.replay()
         return self.outputs

@@ -27,12 +27,13 @@ class Tradeoff:
 
         Rates are uniform between the first and the last point; None for a codec of one lambda.
         """
-        if len(self.points) == 1:
+        points = [point for point in self.points if point is not None]
+        if len(points) < 2:
             return None, torch.full((count,), self.lagrangians[0], device=device)
-        low, high = self.points[0], self.points[-1]
+        low, high = points[0], points[-1]
         # Drawn on the CPU: the same on every device.
         rates = (low + (high - low) * torch.rand(count)).to(device)
-        return rates, interpolated(self.points, self.lagrangians, rates)
+        return rates, interpolated(points, self.lagrangians, rates)
 
 
 def interpolated(points: Sequence[float], lagrangians: Sequence[float], rates: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Trainer:
         self.title = title
         self.validator = validator
         self.curves: list[Curve] = []
-        self.scores: list[dict[str, float]] = []
+        self.scores: list[dict[str, Any]] = []
         self.total_steps = sum(phase.steps for phase in self.phases)
         self.skipped = self.skipped_in_a_row = 0
 
@@ -203,7 +203,8 @@ class Trainer:
             if self.average:
                 self.average.update()
         self._count(finite, phase, step)
-        figures = {"loss": found.loss.detach(), "bpp": found.bpp, "psnr": -10 * found.mse.log10()}
+        figures: dict[str, Tensor | float] = {"loss": found.loss.detach(), "bpp": found.bpp}
+        figures["psnr"] = -10 * found.mse.log10()
         for companion in self.companions:
             companion.end_step()
             figures |= companion.figures()
@@ -305,6 +306,7 @@ class Trainer:
         self.codec.train()
 
     def _score(self, phase: Phase, step: int) -> None:
+        assert self.validator is not None
         with torch.no_grad(), self.accelerator.autocast():
             found = self.validator(self.codec.eval())
         best = min((score["score"] for score in self.scores), default=math.inf)
