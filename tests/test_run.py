@@ -74,7 +74,8 @@ def test_the_report_holds_what_was_asked_for(finished):
     assert report.macs.decoder.reduction == pytest.approx(0.5, abs=0.01)
     assert report.macs.onnx.dense == report.macs.decoder.dense
     assert report.macs.onnx.sparse == report.macs.decoder.sparse
-    assert report.parity.masked_vs_shrunk <= 1e-5
+    assert 0 < report.parity.masked_vs_shrunk <= 1e-5
+    assert report.parity.decoded_frames > 0
     assert report.parity.torch_vs_onnx <= 1e-4
     assert report.parameters.total.sparse < report.parameters.total.dense
     assert [entry.dataset for entry in report.quality] == ["procedural"]
