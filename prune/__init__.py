@@ -15,6 +15,7 @@ _CALLABLE = ("run", "plan", "sparsify", "export", "compare")
 _HOMES = {
     "Masks": "prune.interface",
     "Recipe": "prune.recipe.schema",
+    "clip": "prune.interface",
     "find_groups": "prune.groups.find",
     "finetune": "prune.interface",
     "load_recipe": "prune.recipe.reading",

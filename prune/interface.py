@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -344,6 +345,11 @@ def compare(
     )
 
 
+def clip(number: int = 0, frames: int = 9, height: int = 128, width: int = 192) -> np.ndarray:
+    """A synthetic clip, uint8 RGB (frames, 3, height, width): another one for each number."""
+    return Procedural(number, 1, height, width, frames).read(0)
+
+
 def as_source(data: Data) -> Source:
     """Whatever names or holds clips, as a source."""
     if isinstance(data, Source):
@@ -419,8 +425,7 @@ def _latency(codecs: dict[str, VideoCodec], runs: int, size: tuple[int, int]) ->
 
 def _moving_clip() -> Tensor:
     """A synthetic clip (3, 3, 128, 192) in [0, 1]."""
-    frames = Procedural(0, 1, 128, 192, LONGEST).read(0)
-    return torch.from_numpy(frames).float() / 255
+    return torch.from_numpy(clip(frames=LONGEST)).float() / 255
 
 
 def _section(kind: type, **values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The examples with networks of others run from beginning to end."""
+"""The examples run from beginning to end, with fewer steps."""
 
 import runpy
 import sys
@@ -22,6 +22,14 @@ def run(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+def test_a_codec_of_ones_own(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = run("own_codec.py", "--steps", 3, "--preset", "narrow")
+    assert "Channels that go together" in told and "features" in told
+    assert "fewer)" in told and " dB, " in told
+    assert (tmp_path / "residuals.safetensors").is_file()
 
 
 def test_an_image_codec_of_compressais_zoo(run):
