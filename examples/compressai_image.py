@@ -36,6 +36,7 @@ def main() -> None:
     codec = bmshj2018_factorized(given.quality, pretrained=given.pretrained).train()
     latent = codec.g_a(pictures(1, 0)).detach()
     dense = decoder_macs(ModuleCodec(codec.g_s, latent), CROP, CROP).total
+    # --8<-- [start:masks]
     plan = prune.plan(codec.g_s, given.budget, example=latent)
 
     masks = prune.Masks(codec.g_s, plan, given.steps)
@@ -52,6 +53,7 @@ def main() -> None:
         optimizer.step()
         masks.end_step()
     codec.g_s = prune.shrink(masks.finish())
+    # --8<-- [end:masks]
 
     codec.eval().update()
     original = pictures(1, 10**6)
