@@ -6,7 +6,6 @@ functions (`prune.interface`); those that share a name with a command are called
 """
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -33,8 +32,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'prune' has no attribute {name!r}")
 
 
-def make_callable(module: str, function: Callable[[], Callable[..., Any]]) -> None:
-    """Let a module of this package be called as the function that `function()` imports.
+def make_callable(module: str, home: str = "prune.interface") -> None:
+    """Let a module of this package be called as the function of its name in `home`.
 
     A module and a function of one name cannot both be the package's attribute: whichever is
     imported last would win. So the module is both.
@@ -42,6 +41,7 @@ def make_callable(module: str, function: Callable[[], Callable[..., Any]]) -> No
 
     class CallableModule(ModuleType):
         def __call__(self, *arguments: Any, **named: Any) -> Any:
-            return function()(*arguments, **named)
+            function = getattr(import_module(home), module.rpartition(".")[2])
+            return function(*arguments, **named)
 
     sys.modules[module].__class__ = CallableModule

@@ -3,8 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -60,13 +59,7 @@ def _print(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else 10_000).print(shown)
 
 
-def _function() -> Callable[..., Any]:
-    from prune.interface import compare
-
-    return compare
-
-
 if __name__ == "__main__":
     sys.exit(main())
 else:
-    make_callable(__name__, _function)
+    make_callable(__name__)

@@ -1,9 +1,8 @@
 """`python -m prune.export CHECKPOINT FOLDER`: a codec's decoder as a bundle of ONNX graphs."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
@@ -50,13 +49,7 @@ def command() -> None:
     )
 
 
-def _function() -> Callable[..., Any]:
-    from prune.interface import export
-
-    return export
-
-
 if __name__ == "__main__":
     main(command)
 else:
-    make_callable(__name__, _function)
+    make_callable(__name__)

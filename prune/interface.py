@@ -15,7 +15,6 @@ put right, and does what the step of that name does in a run (`prune.run`).
 import copy
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from lvc.errors import UserError
 from prune.data import ArrayClips, Procedural, Source, SourceSpec, open_source
 from prune.evaluation.coding_loop import Bits
 from prune.evaluation.rate_distortion import evaluate
-from prune.groups.channels import Channels
 from prune.groups.find import find_groups
 from prune.groups.shrink import check_same, masked_copy, shrunk_copy
 from prune.measure.latency import compare_latency
@@ -35,8 +33,9 @@ from prune.measure.macs import decoder_macs, parameters
 from prune.modules import ModuleCodec
 from prune.onnx_export.bit_parity import LONGEST, check_bundle, check_decodes
 from prune.onnx_export.bundle import Size, export_bundle
+from prune.outcomes import Comparison, PruningPlan, Sparse
 from prune.pipeline.distillation import distillers
-from prune.pipeline.plan import Plan, planned
+from prune.pipeline.plan import planned
 from prune.pipeline.training import tradeoff
 from prune.recipe.schema import DistillSection, PruneSection
 from prune.sparsify.cost import CostModel
@@ -52,71 +51,6 @@ from vcodecs.intra import create_intra
 
 Data = Source | SourceSpec | str | Path | Sequence[Any]
 """A source, a path, "procedural", or clips (T, 3, H, W) in memory: uint8, or numbers in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class PruningPlan:
-    """What a budget would remove from a codec; printed, it tells groups, MACs and reasons.
-
-    `kept`: by group the channels that one-shot pruning would keep. `settings`: as in a recipe.
-    """
-
-    summary: Plan
-    channels: Channels
-    cost: CostModel
-    kept: dict[str, list[int]]
-    settings: PruneSection
-    module: ModuleCodec | None = None
-    """What was planned for, where that is no codec."""
-
-    def __str__(self) -> str:
-        from prune.plan import as_text
-
-        return as_text(self.summary)
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """A codec whose masked channels are zero, and what is known of how it came about."""
-
-    codec: VideoCodec
-    dense: VideoCodec
-    plan: PruningPlan
-    kept: dict[str, list[int]]
-    curves: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two codecs side by side. `latency` and `quality` are as in a report, where measured."""
-
-    macs: tuple[int, int]
-    parameters: tuple[int, int]
-    size: tuple[int, int]
-    latency: dict[str, Any] | None
-    quality: dict[str, Any] | None
-
-    def __str__(self) -> str:
-        dense, sparse = self.macs
-        lines = [
-            f"MACs of the decoder, {self.size[1]}x{self.size[0]}: {dense / 1e9:.4g} G -> "
-            f"{sparse / 1e9:.4g} G ({1 - sparse / dense:.1%} fewer)",
-            f"parameters of the decoder: {self.parameters[0]:,} -> {self.parameters[1]:,}",
-        ]
-        if self.latency:
-            ratio = self.latency["speedup"]
-            lines.append(
-                f"time on {self.latency['runtime']}: {self.latency['dense_ms']['median']:.1f} -> "
-                f"{self.latency['sparse_ms']['median']:.1f} ms, {ratio['median']:.2f}x "
-                f"(p10 {ratio['p10']:.2f}, p90 {ratio['p90']:.2f})"
-            )
-        for point in (self.quality or {}).get("points", ()):
-            a, b = point["dense"], point["sparse"]
-            at = "" if point["rate"] is None else f"rate {point['rate']:g}: "
-            lines.append(
-                f"{at}{a['psnr']:.2f} -> {b['psnr']:.2f} dB, {a['bpp']:.4f} -> {b['bpp']:.4f} bpp"
-            )
-        return "\n".join(lines)
 
 
 def plan(

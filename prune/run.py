@@ -83,4 +83,4 @@ def command() -> None:
 if __name__ == "__main__":
     main(command)
 else:
-    make_callable(__name__, lambda: run)
+    make_callable(__name__, __name__)

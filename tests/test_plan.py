@@ -12,7 +12,8 @@ from prune.groups.trace import CONVOLUTIONS
 from prune.measure.macs import decoder_macs
 from prune.pipeline.job import Job
 from prune.pipeline.plan import Plan, PlannedGroup, PlannedMacs, make_plan
-from prune.plan import command, tables
+from prune.pipeline.plan_tables import tables
+from prune.plan import command
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import Recipe
 from vcodecs import UserError

@@ -7,16 +7,6 @@ cost             MACs as a function of the channels kept
 selection        the final choice: budget met, widths that hardware likes
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from prune import make_callable
 
-
-def _function() -> Callable[..., Any]:
-    from prune.interface import sparsify
-
-    return sparsify
-
-
-make_callable(__name__, _function)
+make_callable(__name__)
