@@ -26,7 +26,7 @@ GAINS = {
 """Gain of a layer; `ACTIVATED` where nothing is said. IGDN multiplies what is large, so
 chains of it have to start below one."""
 LATENT_GAIN = 10.0
-"""Of the latent: its coefficients are quantised by 1/10, about right at a lambda of 1024."""
+"""Gain of the latent: its coefficients are quantised by 1/10, about right at a lambda of 1024."""
 NORMALISATION = 0.01
 """The diagonal of GDN's gamma where a transform passes: what is small passes unchanged."""
 

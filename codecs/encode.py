@@ -106,7 +106,7 @@ class Encoder:
         self._before: Tensors = {}
 
     def header(self, width: int, height: int, fps: Fraction) -> Header:
-        """Of the file that holds the packets."""
+        """Header of the file that holds the packets."""
         return Header(
             codec=self.networks.codec.name,
             preset=self.networks.codec.preset,

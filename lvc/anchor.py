@@ -222,7 +222,7 @@ def _nearest_qp(bpp_at: Callable[[int], float], target: float, max_qp: int) -> i
 
 
 def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Of 8-bit pictures, in dB; 100 where they are equal."""
+    """PSNR of 8-bit pictures, in dB; 100 where they are equal."""
     mse = np.mean((original.astype(np.float64) - decoded) ** 2)
     return min(100.0, 10 * math.log10(255**2 / max(mse, 1e-12)))
 

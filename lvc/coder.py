@@ -18,7 +18,7 @@ from .errors import UserError
 from .tables import PRECISION, Table
 
 LARGEST = 1 << 30
-"""Of escaped symbols; what is further from zero is a sign of damage."""
+"""Largest escaped symbol; what is further from zero is a sign of damage."""
 BITS_AT_ONCE = 16
 SPARE_BITS = 64
 """No writer codes more information than its words have bits; from so much more on it is damage."""

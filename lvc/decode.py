@@ -27,7 +27,7 @@ from .program import Networks
 from .video import open_sink
 
 INTRA_FOLDER = "intra"
-"""Of a bundle: where the bundle of its learned I frames is."""
+"""Folder in a bundle: where the bundle of its learned I frames is."""
 
 Opener = Callable[[], tuple[Networks, str]]
 """Loads networks and says, for errors, where they are from."""
@@ -219,7 +219,7 @@ def exit_status(command: Callable[[], None]) -> int:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Of numpy, or of torch and onnxruntime, which have no exception of one kind for it."""
+    """Whether memory ran out: numpy, torch and onnxruntime have no exception in common for it."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said
 

@@ -14,7 +14,7 @@ from .coder import Reader, Writer
 from .tables import LEVELS, OFFSETS, PER_OCTAVE, SHIFT, SMALLEST_SCALE
 
 MARGIN = 2.0**-13
-"""Of a file unless asked otherwise, in steps of the tables' grids (docs/decisions.md)."""
+"""Margin of a file unless asked otherwise, in steps of the tables' grids (docs/decisions.md)."""
 WIDEST_MARGIN = 2.0**-4
 LARGEST_MEAN = 2.0**20
 

@@ -18,7 +18,7 @@ from .program import Networks, Tensors, decompress
 from .rates import RateError
 
 MOST_PIXELS = 4096 * 2304
-"""Of a picture, unless the user allows more: what a few bytes can make a player allocate."""
+"""Pixels of a picture, unless the user allows more: what a few bytes can make a player allocate."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Networks(Protocol):
 
     @property
     def identity(self) -> str:
-        """Of the weights and tables, as files name them."""
+        """Identity of the weights and tables, as files name them."""
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """Outputs by name; what else is in `inputs` is not looked at."""

@@ -5,7 +5,7 @@ import numpy as np
 from .errors import UserError
 
 SMALLEST_SCALE = 0.01
-"""Of a rate point's factor, as in the official bitstream."""
+"""Least value of a rate point's factor, as in the official bitstream."""
 
 
 class RateError(UserError):

@@ -47,7 +47,7 @@ class Table:
 
 @cache
 def scale_table(distribution: Distribution, level: int, offset: int = 0) -> Table:
-    """Of whole numbers s: the mass of [s - 1/2, s + 1/2] around a mean of offset / 16.
+    """The table of whole numbers s: the mass of [s - 1/2, s + 1/2] around a mean of offset / 16.
 
     `level` 0 ... LEVELS - 1, `offset` -8 ... 7.
     """

@@ -17,7 +17,7 @@ KEPT = ("feature", "latent", "motion_latent")
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a tensor (1, channels, height / stride, width / stride)."""
+    """Shape of a tensor (1, channels, height / stride, width / stride)."""
 
     channels: int
     stride: int

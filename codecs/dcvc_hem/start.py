@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from vcodecs.dcvc_hem.video import DCVCHEM
 
 GAIN = 6.0
-"""Of latents: with the first steps of the rate points, 1.8 to 0.6, a coefficient of the transform
-is quantised by 0.3 to 0.1, which is about right for the official lambdas."""
+"""Gain of latents: with the first steps of the rate points, 1.8 to 0.6, a coefficient of the
+transform is quantised by 0.3 to 0.1, which is about right for the official lambdas."""
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from vcodecs.layers import conv
 
 PICTURES = 3
 SIDE = 3
-"""Of the neighbourhood."""
+"""Side of the neighbourhood."""
 
 
 class Fusion(nn.Module):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HALVED = 0.5
 """Gain of a layer in front of (or behind) `Resblocks`, whose outer skip doubles what passes."""
 GAIN = 12.0
-"""Of the residual's latent: its coefficients are quantised by 1/12, about right at lambda 2048."""
+"""Gain of the residual's latent: quantised by 1/12, which is about right at lambda 2048."""
 
 
 @torch.no_grad()

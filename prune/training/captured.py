@@ -21,7 +21,7 @@ class Gradients(NamedTuple):
     bpp: Tensor
     mse: Tensor
     norm: Tensor
-    """Of all gradients together, before they were clipped."""
+    """Norm of all gradients together, before they were clipped."""
 
 
 Pass = Callable[[Tensor, Tensor | None, Tensor], Gradients]

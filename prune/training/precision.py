@@ -10,7 +10,7 @@ Precision = Literal["auto", "no", "bf16"]
 """`auto`: bfloat16 where the device has instructions for it, else float32 (`no`)."""
 
 FAST_FLAGS = frozenset(("amx_bf16", "avx512_bf16"))
-"""Of a processor that multiplies in bfloat16. Others convert to float32 and back: slower."""
+"""Flags of a processor that multiplies in bfloat16. Others convert to float32 and back: slower."""
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["no", "bf16"]:

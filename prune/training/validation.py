@@ -9,7 +9,7 @@ from vcodecs import Reference, VideoCodec
 from vcodecs.intra import IntraCodec
 
 FRAMES = 6
-"""Of a clip, the I frame included."""
+"""Frames of a clip, the I frame included."""
 SIDE = 256
 """Clips are scored on their middle, so many pixels squared at most."""
 
