@@ -113,7 +113,7 @@ class Job:
             return create_intra(self.recipe.evaluate.intra)
 
     def settings(self, key: str) -> TrainerSettings:
-        """Settings of the section `train` or `finetune`, made once: networks may have to be loaded."""
+        """Settings of section `train` or `finetune`, made once: networks may have to be loaded."""
         if key not in self._settings:
             section = getattr(self.recipe, key)
             self._settings[key] = settings_of(self.recipe, section, self.teacher, key)
