@@ -5,7 +5,7 @@ import torch
 from whole_runs import RECIPE, finish, folder_with_recipe, killed_and_started_again, start, trained
 
 import vcodecs
-from prune.report import comparison as compare
+from prune import compare
 from prune.report import load_report
 from vcodecs import checkpoints
 

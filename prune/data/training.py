@@ -74,7 +74,8 @@ class TrainingClips(Dataset):
             if self.augment:
                 flips = [axis for axis in (0, 2, 3) if rng.random() < 0.5]
                 clip = np.flip(clip, flips)
-            return torch.from_numpy(np.ascontiguousarray(clip)), failures
+            # A flipped axis of length 1 counts as contiguous, yet torch takes no negative stride.
+            return torch.from_numpy(np.array(clip, order="C")), failures
         raise UserError(
             f"{ATTEMPTS} training clips in a row could not be read; the last: {failures[-1]}"
         )
