@@ -19,9 +19,9 @@ from whole_runs import (
 )
 
 import vcodecs
+from prune import compare
 from prune.cli import OUT_OF_MEMORY, explanation
 from prune.measure.macs import decoder_macs
-from prune import compare
 from prune.report import load_report
 from prune.run import command
 from prune.training.settings import STATE
