@@ -26,10 +26,25 @@ def run(monkeypatch, capsys):
 
 def test_a_codec_of_ones_own(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = run("own_codec.py", "--steps", 3, "--preset", "narrow")
+    told = run("own_codec.py", "--steps", 3)
     assert "Channels that go together" in told and "features" in told
     assert "fewer)" in told and " dB, " in told
     assert (tmp_path / "residuals.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_pruning_step_by_step_in_python(run, tmp_path):
+    told = run("prune_in_python.py", tmp_path / "out", "--one-shot")
+    assert "fewer)" in told and " dB, " in told
+    assert (tmp_path / "out" / "weights.safetensors").is_file()
+    assert (tmp_path / "out" / "onnx" / "bundle.json").is_file()
+
+
+@pytest.mark.slow
+def test_sparse_training_and_fine_tuning_in_python(run, tmp_path):
+    told = run("prune_in_python.py", tmp_path / "out", "--steps", 2)
+    assert "fewer)" in told and " dB, " in told
+    assert (tmp_path / "out" / "onnx" / "bundle.json").is_file()
 
 
 def test_an_image_codec_of_compressais_zoo(run):
