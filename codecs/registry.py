@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +24,12 @@ _registered: dict[str, type[VideoCodec]] = {}
 
 def names() -> tuple[str, ...]:
     """The known codecs, sorted."""
-    return tuple(sorted({point.name for point in entry_points(group=GROUP)} | _registered.keys()))
+    return tuple(sorted(_installed().keys() | _registered.keys()))
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Entry points by name; of two for one name the first."""
+    return {point.name: point for point in reversed([*entry_points(group=GROUP)])}
 
 
 def register(kind: Codec) -> Codec:
@@ -48,7 +53,7 @@ def register(kind: Codec) -> Codec:
         raise UserError(
             f"{shown}: its __init__ has to take the name of a preset, as {shown}(preset) does"
         ) from error
-    if any(point.name == name for point in entry_points(group=GROUP)):
+    if name in _installed():
         raise UserError(f"{shown}: {name!r} is an installed codec; give the class another `name`")
     _registered[name] = kind
     return kind
@@ -64,13 +69,13 @@ def codec_class(name: str, base: Path | None = None) -> type[VideoCodec]:
     file, _, kind = name.rpartition(":")
     if file.endswith(".py"):
         return register(_class_in(_file(file, base), kind))
-    points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if not points:
+    point = _installed().get(name)
+    if point is None:
         raise UserError(
             f"no codec is called {name!r}; there are: {', '.join(names())} "
             "(or FILE.py:CLASS, for one of your own)"
         )
-    return points[0].load()
+    return point.load()
 
 
 def create(

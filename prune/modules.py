@@ -33,14 +33,12 @@ class ModuleCodec(VideoCodec):
         for i, tensor in enumerate(inputs):
             self.register_buffer(f"example_{i}", tensor.detach().clone(), persistent=False)
         self.inputs = len(inputs)
-        training = module.training
         try:
             with torch.no_grad():
                 copy.deepcopy(self).eval().run()
         except (RuntimeError, ValueError, TypeError) as error:
             kind = type(module).__name__
             raise UserError(f"example: {kind} cannot be run on it: {error}") from error
-        module.train(training)
 
     def examples(self) -> list[Tensor]:
         """The inputs that it was made with."""

@@ -2,7 +2,7 @@
 
 Every clip is coded in a coding loop: the first frame of each group of pictures (GOP) is an I frame
 by a real codec, each other one a P frame from the previous reconstruction. Frames count with the
-bytes they take, or P frames by the codec's own estimate (`prune.coding_loop.Bits`); averages are
+bytes they take, or P frames by the codec's own estimate (`coding_loop.Bits`); averages are
 over all frames.
 """
 

@@ -76,8 +76,12 @@ class MaskedConvPruner(BasePruningFunc):
 
 def custom_pruners() -> dict[type[nn.Module], BasePruningFunc]:
     """One pruner for each type, freshly made."""
-    rules = {GDN: GDNPruner(), SubpelConv: SubpelPruner(), MaskedConv: MaskedConvPruner()}
-    return rules | {CompressAIGDN: GDNPruner()}
+    return {
+        GDN: GDNPruner(),
+        CompressAIGDN: GDNPruner(),
+        SubpelConv: SubpelPruner(),
+        MaskedConv: MaskedConvPruner(),
+    }
 
 
 def _rest(count: int, removed: Sequence[int]) -> list[int]:

@@ -1,9 +1,4 @@
-"""Deformable convolutions for tools that do not know torchvision's: what they cost, their ONNX.
-
-Counted are the matrix product, as that of a plain convolution, and the fetching of its inputs:
-each is a weighted sum of four neighbours, and one product more where there is a modulation mask.
-Coordinates and weights are not counted.
-"""
+"""Deformable convolutions in ONNX, whose exporter does not know torchvision's."""
 
 from collections.abc import Callable
 
