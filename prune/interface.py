@@ -27,14 +27,14 @@ from prune.data import ArrayClips, Procedural, Source, SourceSpec, open_source
 from prune.evaluation.coding_loop import Bits
 from prune.evaluation.rate_distortion import evaluate
 from prune.groups.find import find_groups
-from prune.groups.shrink import check_same, masked_copy, shrunk_copy
+from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency
 from prune.measure.macs import decoder_macs, parameters
 from prune.modules import ModuleCodec
-from prune.onnx_export.bit_parity import LONGEST, check_bundle, check_decodes
+from prune.onnx_export.bit_parity import LONGEST, check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.outcomes import Comparison, PruningPlan, Sparse
-from prune.pipeline.distillation import distillers
+from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
 from prune.pipeline.plan import planned
 from prune.pipeline.training import tradeoff
 from prune.recipe.schema import DistillSection, PruneSection
@@ -43,10 +43,9 @@ from prune.sparsify.selection import by_magnitude
 from prune.sparsify.sparsifier import Sparsifier
 from prune.training.companion import Companion
 from prune.training.phases import Phase
-from prune.training.settings import TrainerSettings
+from prune.training.settings import TrainerSettings, device_of
 from prune.training.trainer import Trainer
 from vcodecs import Stage, VideoCodec
-from vcodecs.coding import TorchNetworks, can_code
 from vcodecs.intra import create_intra
 
 Data = Source | SourceSpec | str | Path | Sequence[Any]
@@ -110,16 +109,18 @@ def sparsify(
         return Sparse(masked_copy(dense, plan.channels, plan.kept), dense, plan, plan.kept)
     if isinstance(dense, ModuleCodec):
         raise UserError("a module that is no codec is trained in its own loop: see prune.Masks")
-    student = copy.deepcopy(dense)
-    sparsifier = Sparsifier(student, plan.channels, plan.cost, plan.settings, steps)
     section = _section(DistillSection, source=distill)
-    tapped = distillers(section, student, dense, plan.channels, None)
-    companions: list[Companion] = [sparsifier, *tapped]
-    student, curves = _train(student, data, steps, lagrangian, folder, companions, training)
-    kept = sparsifier.choose()
-    for companion in companions:
-        companion.close()
-    return Sparse(masked_copy(student.cpu(), plan.channels, kept), dense, plan, kept, curves)
+    masked, kept, curves = train_sparse(
+        dense,
+        plan.channels,
+        plan.cost,
+        plan.settings,
+        section,
+        steps,
+        device_of(training.get("device", "auto")),
+        lambda codec, along: _train(codec, data, steps, lagrangian, folder, along, training),
+    )
+    return Sparse(masked, dense, plan, kept, curves)
 
 
 class Masks:
@@ -177,7 +178,7 @@ class Masks:
         """Choose the channels to keep, and take the masks off; the module's weights stay dense."""
         kept = self._sparsifier.choose()
         self._sparsifier.close()
-        masked = masked_copy(copy.deepcopy(self._codec).cpu(), self._plan.channels, kept)
+        masked = masked_copy(self._codec, self._plan.channels, kept).cpu()
         return Sparse(masked, self._dense, self._plan, kept)
 
 
@@ -187,11 +188,8 @@ def shrink(sparse: Sparse) -> VideoCodec | nn.Module:
     UserError where pictures or bits differ by more than 1e-5, or where it cannot decode what the
     masked codec codes.
     """
-    shrunk = shrunk_copy(sparse.codec, sparse.kept, sparse.plan.channels)
-    random = torch.rand(LONGEST, 3, 64, 128, generator=torch.Generator().manual_seed(0))
-    check_same(sparse.codec, shrunk, [random, _moving_clip()])
-    if can_code(sparse.codec):
-        check_decodes(sparse.codec, TorchNetworks(shrunk), _moving_clip(), "the shrunk codec")
+    channels, kept = sparse.plan.channels, sparse.kept
+    shrunk, _ = shrink_proved(sparse.codec, channels, kept, _moving_clip(), seed=0)
     return shrunk.module if isinstance(shrunk, ModuleCodec) else shrunk
 
 
@@ -207,14 +205,17 @@ def finetune(
     **training: Any,
 ) -> VideoCodec:
     """Train a shrunk codec with the dense one as its teacher; arguments as of `sparsify`."""
-    student = copy.deepcopy(small)
     section = _section(DistillSection, source=distill)
-    teacher = copy.deepcopy(sparse.dense)
-    companions = distillers(section, student, teacher, sparse.plan.channels, sparse.kept)
-    student, _ = _train(student, data, steps, lagrangian, folder, companions, training)
-    for companion in companions:
-        companion.close()
-    return student.cpu()
+    tuned, _ = train_shrunk(
+        copy.deepcopy(small),
+        sparse.dense,
+        sparse.plan.channels,
+        sparse.kept,
+        section,
+        device_of(training.get("device", "auto")),
+        lambda codec, along: _train(codec, data, steps, lagrangian, folder, along, training),
+    )
+    return tuned
 
 
 def export(
@@ -250,32 +251,22 @@ def compare(
     None: no quality. The first `frames` frames of each are coded in a coding loop behind an I
     frame by `intra`; `bits` are real or estimated.
     """
-    codecs = {"dense": copy.deepcopy(dense).cpu(), "sparse": copy.deepcopy(sparse).cpu()}
-    for codec in codecs.values():
-        codec.eval()
-    macs = {name: decoder_macs(codec, *size).total for name, codec in codecs.items()}
-    counts = {name: parameters(codec, codec.decoder_modules()) for name, codec in codecs.items()}
-    latency = _latency(codecs, runs, latency_size) if runs else None
+    dense, sparse = (copy.deepcopy(codec).cpu().eval() for codec in (dense, sparse))
     quality = None
     if clips is not None:
-        source = as_source(clips)
-        found = evaluate(
-            codecs,
-            source,
-            create_intra(intra),
-            dense.rates(),
-            frames,
-            frames,
-            pictures=0,
-            bits=bits,
-        )
+        source, coder, rates = as_source(clips), create_intra(intra), dense.rates()
+        codecs = {"dense": dense, "sparse": sparse}
+        found = evaluate(codecs, source, coder, rates, frames, frames, pictures=0, bits=bits)
         quality = found.quality_entry(source.name)
     return Comparison(
-        (macs["dense"], macs["sparse"]),
-        (counts["dense"], counts["sparse"]),
-        size,
-        latency,
-        quality,
+        macs=(decoder_macs(dense, *size).total, decoder_macs(sparse, *size).total),
+        parameters=(
+            parameters(dense, dense.decoder_modules()),
+            parameters(sparse, sparse.decoder_modules()),
+        ),
+        size=size,
+        latency=_latency(dense, sparse, runs, latency_size) if runs else None,
+        quality=quality,
     )
 
 
@@ -348,13 +339,14 @@ def _train(
     return trainer.codec, curves
 
 
-def _latency(codecs: dict[str, VideoCodec], runs: int, size: tuple[int, int]) -> dict[str, Any]:
+def _latency(
+    dense: VideoCodec, sparse: VideoCodec, runs: int, size: tuple[int, int]
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {name: Path(temporary) / name for name in codecs}
-        for name, codec in codecs.items():
-            export_bundle(codec, folders[name], Size(*size, dynamic=False))
-        dense, sparse = ((codec, folders[name]) for name, codec in codecs.items())
-        return compare_latency(dense, sparse, *size, runs)
+        pairs = (dense, Path(temporary) / "dense"), (sparse, Path(temporary) / "sparse")
+        for codec, folder in pairs:
+            export_bundle(codec, folder, Size(*size, dynamic=False))
+        return compare_latency(*pairs, *size, runs)
 
 
 def _moving_clip() -> Tensor:

@@ -362,10 +362,12 @@ def test_a_shrunk_codec_has_the_same_groups_with_fewer_channels():
     assert sizes == {g.name: g.size - 1 for g in find_groups(toys.Carried()).groups}
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["found", "known"])
 @pytest.mark.parametrize("kept", [{"no.such": [0]}, {"up.0": [6]}, {"up.0": [-1]}])
-def test_kept_channels_that_do_not_fit_are_an_error_and_change_nothing(kept):
+def test_kept_channels_that_do_not_fit_are_an_error_and_change_nothing(kept, known):
     codec = toys.Normalised()
+    channels = find_groups(codec) if known else None
     before = {key: value.clone() for key, value in codec.state_dict().items()}
     with pytest.raises(UserError, match="do not fit this codec"):
-        remove(codec, kept)
+        remove(codec, kept, channels)
     assert all(torch.equal(before[key], value) for key, value in codec.state_dict().items())

@@ -63,6 +63,11 @@ def test_sparse_training_meets_the_budget_and_leaves_the_dense_codec_alone(codec
     assert sparse.curves[-1]["stage"] == "joint"
 
 
+def test_the_teacher_that_a_sparse_codec_remembers_is_the_codec_as_it_was(sparse):
+    assert not any(module.training for module in sparse.dense.modules())
+    assert all(parameter.requires_grad for parameter in sparse.dense.parameters())
+
+
 def test_the_shrunk_codec_has_half_the_macs(codec, small):
     dense, left = (decoder_macs(one, *SIZE).total for one in (codec, small))
     assert left / dense == pytest.approx(0.5, abs=0.01)

@@ -11,7 +11,7 @@ from toys import shaken
 import vcodecs
 from lvc.bundle import BUNDLE
 from prune.groups.shrink import masked_copy, shrunk_copy
-from prune.pipeline import work
+from prune.pipeline import compress, work
 from prune.pipeline.job import Job
 from prune.pipeline.steps import RECORD, Steps, read_json, write_json
 from vcodecs import UserError, checkpoints
@@ -69,7 +69,7 @@ def test_a_shrunk_codec_is_saved_with_how_far_it_is_from_the_masked_one(job, spa
 
 
 def test_a_shrunk_codec_of_other_pictures_is_refused(job, sparse, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "shrunk_copy", lambda *given: spoilt(shrunk_copy(*given)))
+    monkeypatch.setattr(compress, "shrunk_copy", lambda *given: spoilt(shrunk_copy(*given)))
     problem, left = refused(tmp_path, "shrink", lambda folder: work.shrink(job, sparse, folder))
     assert "the shrunk codec differs from the masked one" in problem
     assert left == set()
@@ -78,8 +78,8 @@ def test_a_shrunk_codec_of_other_pictures_is_refused(job, sparse, tmp_path, monk
 def test_a_shrunk_codec_that_cannot_read_the_masked_ones_bits_is_refused(
     job, sparse, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(work, "shrunk_copy", lambda *given: spoilt(shrunk_copy(*given)))
-    monkeypatch.setattr(work, "check_same", lambda *_: 1e-9)
+    monkeypatch.setattr(compress, "shrunk_copy", lambda *given: spoilt(shrunk_copy(*given)))
+    monkeypatch.setattr(compress, "check_same", lambda *_: 1e-9)
     problem, left = refused(tmp_path, "shrink", lambda folder: work.shrink(job, sparse, folder))
     assert "the shrunk codec cannot decode what torch codes" in problem
     assert left == set()

@@ -29,24 +29,25 @@ def masked_copy(codec: VideoCodec, channels: Channels, kept: dict[str, list[int]
 def shrunk_copy(
     codec: VideoCodec, kept: dict[str, list[int]], channels: Channels | None = None
 ) -> VideoCodec:
-    """A codec without the removed channels. `codec` has to be free of parametrisations.
+    """A codec without the removed channels; arguments as of `remove`.
 
-    `channels`: its groups, where they are known; finding them again takes long.
+    `codec` has to be free of parametrisations.
     """
     shrunk = copy.deepcopy(codec)
-    if channels is None:
-        remove(shrunk, kept)
-    else:
-        remove_from(shrunk, channels.groups, kept)
+    remove(shrunk, kept, channels)
     return shrunk.eval()
 
 
-def remove(codec: VideoCodec, kept: Mapping[str, Sequence[int]]) -> None:
+def remove(
+    codec: VideoCodec, kept: Mapping[str, Sequence[int]], channels: Channels | None = None
+) -> None:
     """Physically remove, in place, every channel that `kept` (by group name) does not list.
 
+    `channels`: the codec's groups, where they are known; finding them again takes long.
     Errors: UserError when a name is no group of this codec or an index is out of range.
     """
-    groups = {group.name: group for group in sort_out(codec, trace(codec)).groups}
+    known = channels or sort_out(codec, trace(codec))
+    groups = {group.name: group for group in known.groups}
     for name, indices in kept.items():
         group = groups.get(name)
         if group is None or any(not 0 <= i < group.size for i in indices):

@@ -1,5 +1,7 @@
 """Distillation set up for a student, masked or shrunk: which blocks, which channels of them."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,13 @@ def distillers(
     channels: Channels,
     kept: dict[str, list[int]] | None,
 ) -> list[Distiller]:
-    """What distils `teacher` into `student`: nothing where the recipe has it so.
+    """What distils `teacher`, a copy of it, into `student`: nothing where the recipe has it so.
 
-    Both are on one device. `kept`: the channels of a shrunk student by group; None of a masked one.
+    `kept`: the channels of a shrunk student by group; None of a masked one.
     """
     if section.source == "none" or section.weight == 0:
         return []
+    teacher = copy.deepcopy(teacher).to(next(student.parameters()).device)
     taps = [_tap(channels, teacher, name, kept) for name in find_taps(teacher)]
     weights = AdaptiveWeights(section.momentum, section.adaptive)
     return [Distiller(student, teacher, taps, section.source, section.weight, weights)]
@@ -41,7 +44,8 @@ def _tap(
         for key, layer in block.named_modules()
         if isinstance(layer, CONVOLUTIONS)
     ]
-    layers = [layer for layer in layers if layer in _layers_in_groups(channels)] or [name]
+    known = _layers_in_groups(channels)
+    layers = [layer for layer in layers if layer in known] or [name]
     first, last = layers[0], layers[-1]
     ins = convolution(teacher, first).in_channels
     return Tap(

@@ -1,6 +1,5 @@
 """The work of each step: what it reads, what it leaves in its folder."""
 
-import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,26 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill import Distiller
 from lvc.decode import INTRA_FOLDER
 from prune.data.source import ClipError
 from prune.evaluation.rate_distortion import Evaluation, evaluate
-from prune.groups.shrink import check_same, masked_copy, shrunk_copy
+from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency, providers
 from prune.measure.onnx_macs import bundle_macs
-from prune.onnx_export.bit_parity import check_bundle, check_decodes
+from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
-from prune.pipeline.distillation import distillers
+from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
 from prune.pipeline.job import Job
 from prune.pipeline.steps import read_json, write_json
 from prune.pipeline.training import phases_of
 from prune.progress import console
 from prune.recipe.schema import TrainSection
-from prune.sparsify.sparsifier import Sparsifier
 from prune.training.companion import Companion
+from prune.training.settings import device_of
 from prune.training.trainer import Trainer
 from vcodecs import VideoCodec, checkpoints
-from vcodecs.coding import TorchNetworks, can_code
 from vcodecs.deform import Operator, has_deformable
 from vcodecs.intra import NetworkIntra
 
@@ -44,36 +41,31 @@ def save_teacher(job: Job, folder: Path) -> None:
 def sparsify(job: Job, folder: Path) -> None:
     """Sparse training; leaves the masked codec and the channels to keep."""
     recipe = job.recipe
-    codec = copy.deepcopy(job.teacher).to(_device(job))
     curves: list[dict] = []
     if recipe.prune.method == "one-shot":
         kept = job.one_shot()
+        masked = masked_copy(job.teacher, job.channels, kept)
     else:
-        steps = sum(phase.steps for phase in recipe.train.phases)
-        sparsifier = Sparsifier(codec, job.channels, job.cost, recipe.prune, max(1, steps))
-        companions: list[Companion] = [sparsifier, *_distillers(job, codec, None)]
-        codec, curves = _train(job, codec, "train", recipe.train, companions, folder)
-        kept = sparsifier.choose()
-        _close(companions)
-    codec = codec.cpu()
+        masked, kept, curves = train_sparse(
+            job.teacher,
+            job.channels,
+            job.cost,
+            recipe.prune,
+            recipe.distill,
+            sum(phase.steps for phase in recipe.train.phases),
+            _device(job),
+            lambda codec, along: _train(job, codec, "train", recipe.train, along, folder),
+        )
     write_json(folder / "kept.json", kept)
     write_json(folder / "curves.json", curves)
-    checkpoints.save(masked_copy(codec, job.channels, kept), folder / WEIGHTS)
+    checkpoints.save(masked, folder / WEIGHTS)
 
 
 def shrink(job: Job, sparse: Path, folder: Path) -> None:
-    """Remove the channels, and prove on random pictures and a real clip that nothing changed.
-
-    What the masked codec codes is decoded by the shrunk one.
-    """
+    """Remove the channels, and prove on random pictures and a real clip that nothing changed."""
     kept = read_json(sparse / "kept.json")
     masked = job.load(sparse / WEIGHTS)
-    shrunk = shrunk_copy(masked, kept, job.channels)
-    generator = torch.Generator().manual_seed(job.recipe.seed)
-    random = torch.rand(3, 3, 64, 128, generator=generator)
-    worst = check_same(masked, shrunk, [random, real_clip(job)])
-    if can_code(masked):
-        check_decodes(masked, TorchNetworks(shrunk), real_clip(job), "the shrunk codec")
+    shrunk, worst = shrink_proved(masked, job.channels, kept, real_clip(job), job.recipe.seed)
     checkpoints.save(shrunk, folder / WEIGHTS, kept)
     write_json(folder / "parity.json", {"masked_vs_shrunk": worst})
 
@@ -93,12 +85,18 @@ def real_clip(job: Job) -> Tensor:
 
 def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
     """Train the shrunk codec with the same losses."""
+    recipe = job.recipe
     kept = read_json(sparse / "kept.json")
-    codec = job.load(shrunk / WEIGHTS).to(_device(job))
-    distillers = _distillers(job, codec, kept)
-    codec, curves = _train(job, codec, "finetune", job.recipe.finetune, distillers, folder)
-    _close(distillers)
-    checkpoints.save(codec.cpu(), folder / WEIGHTS, kept)
+    codec, curves = train_shrunk(
+        job.load(shrunk / WEIGHTS),
+        job.teacher,
+        job.channels,
+        kept,
+        recipe.distill,
+        _device(job),
+        lambda codec, along: _train(job, codec, "finetune", recipe.finetune, along, folder),
+    )
+    checkpoints.save(codec, folder / WEIGHTS, kept)
     write_json(folder / "curves.json", curves)
 
 
@@ -218,18 +216,6 @@ def _train(
     return trainer.codec, curves
 
 
-def _close(companions: Sequence[Companion]) -> None:
-    for companion in companions:
-        companion.close()
-
-
-def _distillers(
-    job: Job, student: VideoCodec, kept: dict[str, list[int]] | None
-) -> list[Distiller]:
-    teacher = copy.deepcopy(job.teacher).to(_device(job))
-    return distillers(job.recipe.distill, student, teacher, job.channels, kept)
-
-
 def _save_pictures(result: Evaluation, path: Path) -> None:
     from lvc.files import replacing
 
@@ -247,5 +233,4 @@ def _save_pictures(result: Evaluation, path: Path) -> None:
 
 
 def _device(job: Job) -> str:
-    use = job.recipe.train.device == "auto" and torch.cuda.is_available()
-    return "cuda" if use else "cpu"
+    return device_of(job.recipe.train.device)

@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from prune.training.precision import Precision
 from prune.training.tradeoff import Tradeoff
 from vcodecs.intra import IntraCodec
 
 STATE = "state.pt"
 """What training goes on from; of no use, and removed, once its step is done."""
+
+
+def device_of(setting: str) -> str:
+    """Where `device: auto` or `cpu` puts a codec: on the GPU where there is one and it may."""
+    return "cuda" if setting == "auto" and torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)

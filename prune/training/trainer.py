@@ -37,7 +37,7 @@ from prune.training.phases import (
     set_learning_rate,
 )
 from prune.training.precision import resolved
-from prune.training.settings import STATE, TrainerSettings
+from prune.training.settings import STATE, TrainerSettings, device_of
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.parts import module_of
 
@@ -376,7 +376,7 @@ def make_accelerator(settings: TrainerSettings) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     cpu = settings.device == "cpu"
-    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    device = torch.device(device_of(settings.device))
     return Accelerator(
         cpu=cpu,
         mixed_precision=resolved(settings.precision, device),
