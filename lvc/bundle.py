@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
+from .frame import Tensors
 from .indices import MARGIN
 from .manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
-from .program import Step, Tensors
 from .rates import rate_factor
+from .steps import Step
 from .tables import Table
 from .wiring import Wiring, tensor_of
 

@@ -14,7 +14,6 @@ from typing import Any, get_args
 import numpy as np
 
 from .errors import UserError
-from .program import Kind
 from .rules import (
     COUNT,
     LIST,
@@ -31,6 +30,7 @@ from .rules import (
     one_of,
     within,
 )
+from .steps import Kind
 from .tables import PRECISION, Distribution, Table
 
 BUNDLE, ENTROPY = "bundle.json", "entropy.json"

@@ -144,7 +144,7 @@ class DCVCHEMIntra(VideoCodec):
             steps=(
                 Step("hyper", "latent"),
                 Step("run", "latent_parameters"),
-                Step("fields", "latent", "latent_second_parameters", distribution="normal"),
+                Step("checkerboard", "latent", "latent_second_parameters", distribution="normal"),
                 Step("run", "reconstruction"),
             ),
             priors={"latent": self.bit_estimator_z},

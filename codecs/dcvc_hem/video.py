@@ -285,11 +285,11 @@ class DCVCHEM(VideoCodec):
             steps=(
                 Step("hyper", "motion"),
                 Step("run", "motion_parameters"),
-                Step("fields", "motion", "motion_second_parameters"),
+                Step("checkerboard", "motion", "motion_second_parameters"),
                 Step("run", "context", after_intra="context_after_intra"),
                 Step("hyper", "latent"),
                 Step("run", "latent_parameters"),
-                Step("fields", "latent", "latent_second_parameters"),
+                Step("checkerboard", "latent", "latent_second_parameters"),
                 Step("run", "reconstruction"),
             ),
             priors={"motion": self.bit_estimator_z_mv, "latent": self.bit_estimator_z},
