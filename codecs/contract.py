@@ -1,7 +1,7 @@
 """What every codec offers: the contract between codecs and everything that works on them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import ClassVar, Literal
@@ -119,24 +119,37 @@ class DecoderGraph(nn.Module):
         }
 
 
-def grapher(codec: "VideoCodec", height: int, width: int) -> Callable[..., DecoderGraph]:
-    """What makes the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+Specs = Mapping[str, tuple[int, int]]
+"""Channels, and by how much smaller than the frame's the sides are, by tensor."""
 
-    It takes name, function, inputs as (channels, stride) by name, outputs, and `after_intra`.
+
+def grapher(
+    codec: "VideoCodec", height: int, width: int, tensors: Specs | None = None
+) -> Callable[..., DecoderGraph]:
+    """A maker of the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+
+    It takes name, function, inputs, outputs, and `after_intra`. Inputs are names of `tensors`, or
+    (channels, stride) by name.
     """
     size = round_up(height), round_up(width)
 
     def graph(
         name: str,
         function: Callable[..., Tensor | tuple[Tensor, ...]],
-        inputs: Mapping[str, tuple[int, int]],
+        inputs: Specs | Sequence[str],
         outputs: tuple[str, ...],
         after_intra: bool = False,
     ) -> DecoderGraph:
-        specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+        known = inputs if isinstance(inputs, Mapping) else tensors or {}
+        specs = {key: GraphTensor(*known[key]) for key in inputs}
         return DecoderGraph(name, codec, function, specs, outputs, size, after_intra)
 
     return graph
+
+
+def positions(tensors: Specs, *names: str) -> dict[str, int]:
+    """The inputs of a `WaveGraph`: tensors at single positions, or what lies around (_patch)."""
+    return {name: tensors[name.removesuffix("_patch")][0] for name in names}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference_fill import picture
 from torch import nn
 
+import lvc.rates
 import vcodecs
 from lvc.rates import SMALLEST_SCALE
 from vcodecs import Reference, UserError
@@ -226,6 +227,15 @@ def test_every_clip_of_a_batch_may_have_a_rate_of_its_own(rates):
     assert factors.shape == (len(rates), 1, 1, 1)
     single = [float(rate_factor(SCALES, rate)) for rate in rates]
     assert factors.flatten().tolist() == pytest.approx(single, rel=1e-6)
+
+
+@QUICK
+@given(rate=RATES)
+def test_a_receiver_without_torch_has_the_same_factor(rate):
+    received = lvc.rates.rate_factor(SCALES.numpy(), rate).item()
+    assert received == pytest.approx(float(rate_factor(SCALES, rate)), rel=3e-7)
+    if rate == int(rate):
+        assert received == float(SCALES[int(rate)])
 
 
 def test_no_factor_is_below_what_a_bitstream_can_say():

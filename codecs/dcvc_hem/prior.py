@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lvc.errors import UserError
-from lvc.rates import SMALLEST_SCALE
+from lvc.rates import SMALLEST_SCALE, log_linear
 from vcodecs.dcvc_hem.blocks import activated
 from vcodecs.entropy import noisy, rounded
 from vcodecs.layers import conv
@@ -127,5 +127,5 @@ def rate_factor(scales: Tensor, rate: float | Tensor | None) -> Tensor:
     nearest = rates.round().long()
     part = rates - nearest
     neighbour = nearest + part.sign().long()
-    factor = points[nearest] * (points[neighbour] / points[nearest]) ** part.abs()
+    factor = log_linear(points[nearest], points[neighbour], part.abs())
     return factor.reshape(-1, 1, 1, 1)
