@@ -1,4 +1,4 @@
-"""What every codec offers: the contract between codecs and everything that works on them."""
+"""The contract between codecs and everything that works on them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from vcodecs.parts import module_of
 
 @dataclass(frozen=True)
 class Reference:
-    """What a decoder keeps between frames; fields that a codec does not use stay None.
+    """State that a decoder keeps between frames; fields that a codec does not use stay None.
 
     `frame` is the decoded picture (N, 3, H, W), RGB in [0, 1]; the others are the codec's own.
     `Reference(frame=x)` starts a P frame after an I frame.
@@ -154,7 +154,7 @@ def positions(tensors: Specs, *names: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class WaveGraph:
-    """What an auto-regressive model expects of single positions, any number of them at once.
+    """An auto-regressive model's expectation of single positions, any number of them at once.
 
     `function(codec, *inputs)` of (n, C, 1, 1), and of what lies around the positions, the input
     whose name ends in "_patch" (n, C, 3, 5): two rows above, and the row of the position itself,
@@ -169,7 +169,7 @@ class WaveGraph:
 
 @dataclass(frozen=True)
 class Coding:
-    """How a codec's frames become bits: what the receiver runs, and what its latents come from.
+    """The way of a codec's frames into bits, and back into pictures.
 
     `steps`: the receiver's program. `priors`: by stream the distribution of its hyper latent.
     `analyse(stream, frame, tensors, rate)` gives the encoder's latent, in units of its quantiser,
@@ -246,7 +246,7 @@ class VideoCodec(nn.Module, ABC):
         return tuple(names)
 
     def coding(self) -> Coding:
-        """How frames are coded with real bits. UserError where a codec has only estimates."""
+        """The way into real bits. UserError where a codec has only estimates."""
         raise UserError(f"codec {self.name} has no `coding`: its bits can only be estimated")
 
     def tied_channels(self) -> tuple[tuple[str, str], ...]:

@@ -30,7 +30,7 @@ class IntraCodec(ABC):
         """Code one picture (1, 3, H, W), RGB in [0, 1]: (what a receiver sees, bits taken)."""
 
     def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:
-        """What a receiver sees of each of (N, 3, H, W); `rates` (N,) where there are many."""
+        """The pictures that a receiver sees of (N, 3, H, W); `rates` (N,) where there are many."""
         each = [None] * len(frames) if rates is None else rates.tolist()
         shown = [self.encode(x[None], r)[0] for x, r in zip(frames, each, strict=True)]
         return torch.cat(shown)
@@ -137,7 +137,7 @@ class NetworkIntra(IntraCodec):
     def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None: ...
 
     def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None:
-        """What the network takes: its own fixed rate, the P frames', or none at all."""
+        """The rate that the network takes: its own fixed rate, the P frames', or none at all."""
         rate = rate if self.rate is None else self.rate
         if self.rated and rate is None:
             raise UserError(f"{self.name} serves many rates: give rate=...")

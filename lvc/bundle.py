@@ -149,7 +149,7 @@ class BundleNetworks:
         return opened
 
     def _check_value(self, graph: str, kind: str, value) -> None:  # noqa: ANN001
-        """What onnxruntime says of an input or output; its sides are known when it runs."""
+        """Onnxruntime's word on an input or output; its sides are known when it runs."""
         path = self._file(graph)
         if value.type != "tensor(float)":
             raise UserError(f"{path}: {kind} {value.name} holds {value.type}, not tensor(float)")

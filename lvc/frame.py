@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, np.ndarray]
 KEPT = ("feature", "latent", "motion_latent")
-"""What the next frame finds, as previous_ and its name, beside the picture."""
+"""Tensors that the next frame finds, as previous_ and its name, beside the picture."""
 LATENT_STRIDE, HYPER_STRIDE = 16, 64
 
 
 class Networks(Protocol):
-    """What runs a codec's graphs and knows its tables, by torch or by onnxruntime."""
+    """A runner of a codec's graphs that knows its tables, by torch or by onnxruntime."""
 
     margin: float
 
     @property
     def steps(self) -> "Sequence[Step]":
-        """What a frame is decoded by."""
+        """The program that a frame is decoded by."""
 
     @property
     def identity(self) -> str:
@@ -105,7 +105,7 @@ class Frame:
         return _Zeros(self.tensors, self.networks, self.grid(LATENT_STRIDE))
 
     def told(self, name: str) -> np.ndarray | None:
-        """What the encoder wants to say of a latent, rounded; None in a decoder."""
+        """The encoder's own latent, rounded; None in a decoder."""
         return None if self.analysis is None else np.rint(self.sought[name])
 
     def keep(self, name: str, symbols: np.ndarray) -> None:

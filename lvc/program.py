@@ -1,4 +1,4 @@
-"""How the receiver makes a frame of its symbols: a short program over named tensors.
+"""The receiver's program: from symbols to a frame, in steps over named tensors.
 
 A codec states it once, as steps; the encoder and every decoder, with torch or with onnxruntime,
 run the same one. `tensors` holds float32 arrays (1, C, h, w) by the names of the decoder graphs'

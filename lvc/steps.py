@@ -144,7 +144,7 @@ class Hyper(StepKind):
 
 
 class Latent(StepKind):
-    """What the kinds that read a latent have in common."""
+    """The common part of the kinds that read a latent."""
 
     finds: ClassVar[tuple[str, ...]] = ()
     """Parts of what is expected, STREAM_part, that must be there before."""

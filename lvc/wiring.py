@@ -76,7 +76,7 @@ class Wiring:
                 self.note(name.removeprefix("previous_"), *shape)
 
     def latent_channels(self, latent: str) -> int:
-        """Of a latent that some graph reads; ValueError where none does."""
+        """Channels of a latent that some graph reads; ValueError where none does."""
         if latent not in self.shapes:
             raise ValueError(f"no graph has {latent} as an input")
         return self.shapes[latent].channels
@@ -99,7 +99,7 @@ class Wiring:
     # ------------------------------------------------------------------ the flow
 
     def _follow(self, before: frozenset[str]) -> frozenset[str]:
-        """What a frame leaves to the next one, of what was there before it."""
+        """The tensors that a frame leaves to the next one, of those that were there before it."""
         behind_intra = not any(name.startswith("previous_") for name in before)
         known = set(before)
         for number, step in enumerate(self.steps):

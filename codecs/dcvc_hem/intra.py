@@ -125,7 +125,7 @@ class DCVCHEMIntra(VideoCodec):
     # ------------------------------------------------------------------ the receiver's functions
 
     def latent_parameters(self, hyper: Tensor) -> Parameters:
-        """What the hyperprior expects of the latent."""
+        """The hyperprior's expectation of the latent."""
         return parameters(self.y_prior_fusion(self.hyper_dec(hyper)), self.step_bound)
 
     def reconstruct(self, latent: Tensor) -> Tensor:

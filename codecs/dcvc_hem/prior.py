@@ -28,7 +28,7 @@ SMALLEST_STEP = 0.5
 
 
 class Parameters(NamedTuple):
-    """What a prior expects of a latent, each (N, C, h, w): its quantisation step in units of the
+    """A prior's expectation of a latent, each (N, C, h, w): its quantisation step in units of the
     quantiser, and scale and mean in units of that step."""
 
     step: Tensor

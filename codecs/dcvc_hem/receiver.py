@@ -36,7 +36,7 @@ def expected(stream: str) -> tuple[str, ...]:
 
 
 def second_half(graph: Callable[..., DecoderGraph], stream: str, network: str) -> DecoderGraph:
-    """What the spatial prior `network` expects of a latent's second half."""
+    """The spatial prior `network`: expectation of a latent's second half."""
     return graph(
         f"{stream}_second_parameters",
         lambda codec, first, *known: second_parameters(

@@ -240,7 +240,7 @@ class DCVCHEM(VideoCodec):
     # ------------------------------------------------------------------ the receiver's functions
 
     def motion_parameters(self, hyper: Tensor, previous: Tensor | None) -> Parameters:
-        """What is expected of the motion latent; `previous` is the last frame's, if any."""
+        """Expectation of the motion latent; `previous` is the last frame's, if any."""
         prior = self.mv_hyper_prior_decoder(hyper)
         if previous is None:
             previous = _nothing(prior, self.mv_y_q_basic)
@@ -250,7 +250,7 @@ class DCVCHEM(VideoCodec):
     def latent_parameters(
         self, hyper: Tensor, temporal: Tensor, previous: Tensor | None
     ) -> Parameters:
-        """What is expected of the latent; `previous` is the last frame's, if any."""
+        """Expectation of the latent; `previous` is the last frame's, if any."""
         prior = self.contextual_hyper_prior_decoder(hyper)
         if previous is None:
             previous = _nothing(prior, self.y_q_basic)

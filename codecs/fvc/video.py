@@ -75,7 +75,7 @@ ENCODER_ONLY: tuple[str, ...] = (
 ENCODER_ONLY += ("OffsetPriorEncoder", "resEncoder", "resPriorEncoder")
 
 AUTOENCODER_SHARE = 0.1
-"""How much the features' own picture, coded without any loss, counts beside the decoded one."""
+"""Weight of the features' own picture, coded without any loss, beside the decoded one."""
 
 
 class FVC(VideoCodec):
