@@ -37,6 +37,7 @@ from vcodecs.layers import (
     beside,
     conv,
     deconv,
+    has_values,
     in_one_row,
     layer_of,
 )
@@ -98,7 +99,7 @@ class DCVC(VideoCodec):
         self._build_motion(widths)
         self._build_context(widths)
         self.laplace = LaplaceBits()
-        if preset != "official":
+        if preset != "official" and has_values(self):
             start_as_copier(self)
 
     def _build_motion(self, w: Widths) -> None:

@@ -11,41 +11,29 @@ STREAM_scale what is expected of it, and the latent itself is called STREAM_late
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, overload
+from typing import Protocol, overload
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .coder import PayloadError, Reader
 from .errors import UserError
+from .fields import halves, quarters
 from .indices import Coder, levels, sixteenths, split
+from .steps import (
+    POSITION,
+    Step,
+    graph_of,
+    kept_by,
+    known_of,
+    latent_of,
+    later_graphs,
+    takes_turns,
+)
 from .tables import LEVELS, OFFSETS, Distribution, Table, scale_table
 from .wavefront import waves
 
 Tensors = dict[str, np.ndarray]
-Kind = Literal["first", "run", "hyper", "plain", "waves", "fields"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a program.
-
-    | kind   | name   | does                                                              |
-    |--------|--------|-------------------------------------------------------------------|
-    | first  | tensor | behind an I frame: it is `copies` of its picture, joined           |
-    | run    | graph  | runs a graph; `after_intra` is the one behind an I frame, if other |
-    | hyper  | stream | reads its hyper latent, whole numbers by channel tables           |
-    | plain  | stream | reads whole numbers around STREAM_mean                            |
-    | waves  | stream | reads by waves; `graph` expects each from what is left and above   |
-    | fields | stream | reads in two steps; `graph` expects the second from the first     |
-    """
-
-    kind: Kind
-    name: str
-    graph: str = ""
-    after_intra: str = ""
-    distribution: Distribution = "laplace"
-    copies: int = 1
 
 
 class Networks(Protocol):
@@ -72,6 +60,9 @@ class Networks(Protocol):
 
     def quantiser(self, stream: str, rate: float | None) -> np.ndarray:
         """(1, C, 1, 1) what the latent of a "fields" step was divided by."""
+
+    def factor(self, name: str, rate: float | None) -> np.ndarray:
+        """(1, 1, 1, 1) the factor of a "factor" step."""
 
 
 Analysis = Callable[[str, Tensors], tuple[np.ndarray, np.ndarray]]
@@ -146,6 +137,7 @@ class _Frame:
         self.size = size
         self.tensors = _Known(before)
         self.behind_intra = not any(name.startswith("previous_") for name in before)
+        self.position = 1 + int(before[POSITION].item()) if POSITION in before else 1
         self.sought: Tensors = {}
         """The encoder's latents, which the symbols are made of."""
         self.symbols: dict[str, np.ndarray] = {}
@@ -154,21 +146,26 @@ class _Frame:
     def code(self) -> CodedTensors:
         act = {
             "first": self._first,
+            "factor": self._factor,
             "run": self._run,
             "hyper": self._hyper,
             "plain": self._plain,
             "waves": self._waves,
             "fields": self._fields,
+            "quarters": self._quarters,
         }
         for step in self.networks.steps:
-            act[step.kind](step)
+            if step.kind != "keep":
+                act[step.kind](step)
         return CodedTensors(self._following(), self.symbols, self.predicted)
 
     def _following(self) -> Tensors:
         kept = {"reference": self.tensors["frame"]}
-        for name in ("feature", "latent", "motion_latent"):
+        for name in kept_by(self.networks.steps):
             if name in self.tensors:
                 kept[f"previous_{name}"] = self.tensors[name]
+        if takes_turns(self.networks.steps):
+            kept[POSITION] = np.array(self.position)
         return kept
 
     def _grid(self, stride: int) -> tuple[int, int]:
@@ -181,8 +178,11 @@ class _Frame:
             picture = self.tensors["reference"]
             self.tensors[step.name] = np.concatenate([picture] * step.copies, axis=1)
 
+    def _factor(self, step: Step) -> None:
+        self.tensors[step.name] = self.networks.factor(step.name, self.rate)
+
     def _run(self, step: Step) -> None:
-        graph = step.after_intra if self.behind_intra and step.after_intra else step.name
+        graph = graph_of(step, self.behind_intra, self.position)
         self.tensors.update(self.networks.run(graph, self._with_nothing_before()))
 
     def _with_nothing_before(self) -> Tensors:
@@ -241,26 +241,32 @@ class _Frame:
         self.tensors[name] = decoded[None].copy()
 
     def _fields(self, step: Step) -> None:
-        """The first step's fields, then the others, as two arrays of symbols."""
-        name, networks = latent_of(step.name), self.networks
+        """The first step's fields, then the others."""
+        name = latent_of(step.name)
+        self._in_steps(step, halves(self.tensors[f"{step.name}_mean"].shape))
+        self.tensors[name] = self.tensors[name] * self.networks.quantiser(step.name, self.rate)
+
+    def _quarters(self, step: Step) -> None:
+        self._in_steps(step, quarters(self.tensors[f"{step.name}_mean"].shape))
+
+    def _in_steps(self, step: Step, fields: Sequence[np.ndarray]) -> None:
+        """A latent, step by step an array of symbols around what is then expected of it."""
+        name = latent_of(step.name)
         mean, scale, size = (self.tensors[f"{step.name}_{p}"] for p in ("mean", "scale", "step"))
-        first = first_fields(mean.shape)
         scaled = self.sought[name] / size if self.analysis is not None else None
-        symbols = np.zeros(mean.shape, np.float32)
-
-        def read(fields: np.ndarray, means: np.ndarray, scales: np.ndarray) -> None:
-            told = None if scaled is None else np.rint(scaled[fields] - means[fields])
-            symbols[fields] = self._relative(name, told, scales[fields], step.distribution)
-
-        read(first, mean, scale)
-        decoded = np.where(first, symbols + mean, np.float32(0))
-        with_first = _Known(self.tensors, **{f"{step.name}_first": decoded})
-        made = networks.run(step.graph, with_first)
-        later, scales = (made[f"{step.name}_second_{part}"] for part in ("mean", "scale"))
-        read(~first, later, scales)
-        decoded = np.where(first, decoded, symbols + later)
+        symbols, decoded = np.zeros(mean.shape, np.float32), np.zeros(mean.shape, np.float32)
+        later = later_graphs(step)
+        for number, now in enumerate(fields):
+            if number:
+                graph, expected = later[number - 1]
+                known = _Known(self.tensors, **{known_of(step): decoded})
+                made = self.networks.run(graph, known)
+                mean, scale = (made[f"{step.name}_{expected}_{part}"] for part in ("mean", "scale"))
+            told = None if scaled is None else np.rint(scaled[now] - mean[now])
+            symbols[now] = self._relative(name, told, scale[now], step.distribution)
+            decoded = np.where(now, symbols + mean, decoded)
         self.symbols[name] = symbols.astype(np.int64)
-        self.tensors[name] = decoded * size * networks.quantiser(step.name, self.rate)
+        self.tensors[name] = decoded * size
 
     # ------------------------------------------------------------------ symbols
 
@@ -348,17 +354,3 @@ _TABLES = {"laplace": _Tables("laplace"), "normal": _Tables("normal")}
 
 def _tables(distribution: Distribution) -> Sequence[Table]:
     return _TABLES[distribution]
-
-
-def latent_of(stream: str) -> str:
-    """The name of a stream's latent."""
-    return "latent" if stream == "latent" else f"{stream}_latent"
-
-
-def first_fields(shape: Sequence[int]) -> np.ndarray:
-    """(1, C, h, w) booleans: a checkerboard's white fields for the first half of the channels,
-    its black ones for the second (Li et al., ACM MM 2022, section 3.3)."""
-    _, channels, height, width = shape
-    white = np.add.outer(np.arange(height), np.arange(width)) % 2 == 0
-    half = np.arange(channels) < channels // 2
-    return (half[:, None, None] == white)[None]

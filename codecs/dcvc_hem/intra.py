@@ -43,7 +43,7 @@ from vcodecs.dcvc_hem.prior import (
 )
 from vcodecs.dcvc_hem.start import start_intra
 from vcodecs.entropy import BitEstimator, GaussianBits, noisy, rounded
-from vcodecs.layers import Bound, conv, layer_of
+from vcodecs.layers import Bound, conv, has_values, layer_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class DCVCHEMIntra(VideoCodec):
         self.bit_estimator_z = BitEstimator(w.hyper)
         self.gaussian = GaussianBits()
         self.step_bound = Bound(SMALLEST_STEP)
-        if preset != "official":
+        if preset != "official" and has_values(self):
             start_intra(self)
 
     def code(
