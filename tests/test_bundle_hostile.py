@@ -529,4 +529,4 @@ def test_without_any_terminal_it_decodes_all_the_same(video, tmp_path, monkeypat
 
 def test_steps_of_codecs_are_what_a_bundle_can_hold(video):
     steps = read_bundle(video / "fvc")["coding"]["steps"]
-    assert all(asdict(Step(**step)) == step for step in steps)
+    assert all(asdict(Step(**step)) == {**step, "graphs": ()} for step in steps)
