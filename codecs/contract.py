@@ -14,6 +14,7 @@ from lvc.errors import UserError
 from lvc.pictures import round_up
 from lvc.program import Step
 from vcodecs.entropy import BitEstimator
+from vcodecs.finite import check_finite
 from vcodecs.parts import module_of
 
 
@@ -274,11 +275,14 @@ class VideoCodec(nn.Module, ABC):
     def load_official(self, state: Mapping[str, Tensor], origin: str = "the checkpoint") -> None:
         """Load the officially released weights strictly.
 
-        A missing or unknown key and a wrong shape are a UserError, which names `origin`.
+        A missing or unknown key, a wrong shape and values that are no numbers are a UserError,
+        which names `origin`; the weights are then as they were, or in part.
         """
         state = {key.removeprefix("module."): value for key, value in state.items()}
         try:
-            self.load_state_dict(self.remap_official(state), strict=True)
+            state = self.remap_official(state)
+            check_finite(self, state, origin)
+            self.load_state_dict(state, strict=True)
         except RuntimeError as error:
             # One line a problem; where nothing fits, a line lists every tensor of the network.
             problems = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()]

@@ -11,6 +11,7 @@ import torch
 from lvc.anchor import psnr
 from lvc.container import Header, Writer
 from lvc.decode import Progress
+from lvc.errors import UserError
 from lvc.intra import PictureCoder
 from lvc.pictures import as_float, as_picture, padded
 from lvc.player import digest
@@ -152,7 +153,10 @@ def encode_file(
             for number, picture in enumerate(video):
                 if number == frames:
                     break
-                coded = encoder.code(picture)
+                try:
+                    coded = encoder.code(picture)
+                except UserError as error:
+                    raise UserError(f"{source}, frame {number}: {error}") from error
                 writer.write(coded.kind, coded.payload, coded.rate, coded.digest)
                 bits = 8 * len(coded.payload)
                 progress.step(bits, picture[0].size, psnr(picture, coded.picture))

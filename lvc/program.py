@@ -183,7 +183,19 @@ class _Frame:
 
     def _run(self, step: Step) -> None:
         graph = step.after_intra if self.behind_intra and step.after_intra else step.name
-        self.tensors.update(self.networks.run(graph, self._with_nothing_before()))
+        self.tensors.update(self._made(graph, self._with_nothing_before()))
+
+    def _made(self, graph: str, inputs: Tensors) -> Tensors:
+        """A graph's outputs. A writer writes nothing that a reader would have to call damaged."""
+        made = self.networks.run(graph, inputs)
+        if self.analysis is not None:
+            for name, value in made.items():
+                if not np.isfinite(value).all():
+                    raise UserError(
+                        f"graph {graph} makes values that are no numbers ({name}): the codec's "
+                        "weights are damaged, its training diverged, or it cannot code this frame"
+                    )
+        return made
 
     def _with_nothing_before(self) -> Tensors:
         """Behind an I frame the latents of the frame before are zero."""
@@ -230,7 +242,7 @@ class _Frame:
         for rows, columns in waves(*grid):
             given = {key: value[rows, columns, :, None, None] for key, value in known.items()}
             given[f"{name}_patch"] = patches[:, rows, columns].swapaxes(0, 1)
-            made = networks.run(step.graph, given)
+            made = self._made(step.graph, given)
             mean, scale = (made[f"{step.name}_{part}"][..., 0, 0].T for part in ("mean", "scale"))
             found = sixteenths(self.coder, mean.ravel(), networks.margin).reshape(mean.shape)
             mean = (found / OFFSETS).astype(np.float32)
@@ -255,7 +267,7 @@ class _Frame:
         read(first, mean, scale)
         decoded = np.where(first, symbols + mean, np.float32(0))
         with_first = _Known(self.tensors, **{f"{step.name}_first": decoded})
-        made = networks.run(step.graph, with_first)
+        made = self._made(step.graph, with_first)
         later, scales = (made[f"{step.name}_second_{part}"] for part in ("mean", "scale"))
         read(~first, later, scales)
         decoded = np.where(first, decoded, symbols + later)

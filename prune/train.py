@@ -37,7 +37,9 @@ def train(
     base = Path(base)
     torch.manual_seed(recipe.seed)
     section = recipe.codec
-    codec = vcodecs.create(section.name, section.preset, section.checkpoint, base)
+    start = section.checkpoint
+    path, key = (start.path, start.key) if start else (None, None)
+    codec = vcodecs.create(section.name, section.preset, path, base, key)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)

@@ -56,7 +56,7 @@ class Job:
             codec = vcodecs.create(section.name, section.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
-                checkpoints.load_into(codec, section.checkpoint)
+                checkpoints.load_into(codec, section.checkpoint.path, section.checkpoint.key)
         else:
             self.warnings.append(
                 f"codec.checkpoint is not set: {section.name} ({section.preset}) starts from "
@@ -162,7 +162,7 @@ class Job:
         section = self.recipe.codec
         inputs = section.model_dump() | {"seed": self.recipe.seed}
         if section.checkpoint is not None:
-            content = checkpoints.find(section.checkpoint).read_bytes()
+            content = checkpoints.find(section.checkpoint.path).read_bytes()
             inputs["sha256"] = hashlib.sha256(content).hexdigest()
         return inputs
 
