@@ -38,8 +38,8 @@ def train(
     torch.manual_seed(recipe.seed)
     section = recipe.codec
     start = section.checkpoint
-    path, key = (start.path, start.key) if start else (None, None)
-    codec = vcodecs.create(section.name, section.preset, path, base, key)
+    file, key = (start.path, start.key) if start else (None, None)
+    codec = vcodecs.create(section.name, section.preset, file, base, key)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)
