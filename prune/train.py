@@ -64,6 +64,8 @@ def _claim(recipe: TeacherRecipe, go_on: bool) -> None:
     """Record what this folder trains; refuse where it trains something else."""
     mine = recipe.model_dump(mode="json", include={"codec", "data", "train", "seed"})
     mine["data"].pop("workers")
+    for key in ("train", "eval"):
+        mine["data"][key] = [spec.compared() for spec in getattr(recipe.data, key)]
     mine["train"].pop("checkpoint_seconds")
     record, state = recipe.output / RECORD, recipe.output / STATE
     if state.exists():

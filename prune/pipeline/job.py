@@ -170,7 +170,7 @@ class Job:
         """The training data as far as a listing tells: sources, and how many clips they have."""
         data = self.recipe.data
         listed = [
-            [spec.model_dump(mode="json"), len(source)]
+            [spec.compared(), len(source)]
             for spec, (source, _) in zip(data.train, self.train_sources, strict=True)
         ]
         return [listed, data.crop, data.batch]
@@ -180,5 +180,5 @@ class Job:
         return [self.recipe.measure.height, self.recipe.measure.width]
 
     def evaluation_inputs(self) -> list[Any]:
-        specs = [spec.model_dump(mode="json") for spec in self.recipe.data.eval]
+        specs = [spec.compared() for spec in self.recipe.data.eval]
         return [specs, [len(s) for s in self.eval_sources], self.recipe.evaluate.model_dump()]
