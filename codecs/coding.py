@@ -18,6 +18,7 @@ from lvc.pictures import SIZE_MULTIPLE
 from lvc.program import CodedTensors, Networks, Tensors, code_frame
 from lvc.rates import rate_factor
 from lvc.tables import PRECISION, SMALLEST_SCALE, Table
+from lvc.wiring import HYPER_STRIDE, LATENT_STRIDE
 from vcodecs.contract import DecoderGraph, VideoCodec, WaveGraph
 from vcodecs.hyper import cdf, hyper_tables
 
@@ -32,9 +33,7 @@ class TorchNetworks:
         graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)
         every: list[DecoderGraph | WaveGraph] = [*graphs, *self.coding.waves]
         self._graphs = {graph.name: graph for graph in every}
-        self._channels = {
-            name: spec.channels for graph in graphs for name, spec in graph.inputs.items()
-        }
+        self._shapes = {name: spec for graph in graphs for name, spec in graph.inputs.items()}
         self._tables = {name: hyper_tables(prior) for name, prior in self.coding.priors.items()}
 
     @cached_property
@@ -56,7 +55,11 @@ class TorchNetworks:
         return dict(zip(found.outputs, arrays, strict=True))
 
     def channels(self, name: str) -> int:
-        return self._channels[name]
+        return self._shapes[name].channels
+
+    def stride(self, name: str) -> int:
+        usual = HYPER_STRIDE if name.endswith("_hyper") else LATENT_STRIDE
+        return self._shapes[name].stride if name in self._shapes else usual
 
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         return self._tables[stream]

@@ -73,12 +73,25 @@ class Stage:
     frames: int = 1
 
 
+STRIDES = (1, 2, 4, 8, 16, 32, 64)
+
+
 @dataclass(frozen=True)
 class GraphTensor:
-    """Shape of a graph's input: `channels` at 1/`stride` of the frame's height and width."""
+    """Shape of a graph's input: `channels` at 1/`stride` of the frame's height and width.
+
+    `stride` is a power of two up to 64, which frames are padded to multiples of; else UserError.
+    """
 
     channels: int
     stride: int
+
+    def __post_init__(self) -> None:
+        if self.stride not in STRIDES:
+            raise UserError(
+                f"stride {self.stride}: tensors of decoder graphs have strides of "
+                f"{', '.join(map(str, STRIDES))}, since frames are padded to multiples of 64"
+            )
 
 
 class DecoderGraph(nn.Module):
@@ -134,7 +147,10 @@ def grapher(codec: "VideoCodec", height: int, width: int) -> Callable[..., Decod
         outputs: tuple[str, ...],
         after_intra: bool = False,
     ) -> DecoderGraph:
-        specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+        try:
+            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+        except UserError as error:
+            raise UserError(f"codec {codec.name}: graph {name}: {error}") from error
         return DecoderGraph(name, codec, function, specs, outputs, size, after_intra)
 
     return graph

@@ -67,6 +67,9 @@ class Networks(Protocol):
     def channels(self, name: str) -> int:
         """Channels of the latent or hyper latent `name`."""
 
+    def stride(self, name: str) -> int:
+        """The frame's sides over those of the latent or hyper latent `name`, at most 64."""
+
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         """One table a channel."""
 
@@ -201,7 +204,7 @@ class _Frame:
         """Behind an I frame the latents of the frame before are zero."""
         if not self.behind_intra:
             return self.tensors
-        return _Zeros(self.tensors, self.networks, self._grid(16))
+        return _Zeros(self.tensors, self.networks, self._grid)
 
     def _hyper(self, step: Step) -> None:
         if self.analysis is not None:
@@ -209,7 +212,7 @@ class _Frame:
             self.sought[latent_of(step.name)] = latent
             self.sought[f"{step.name}_hyper"] = np.rint(hyper)
         tables = self.networks.hyper_tables(step.name)
-        shape = (1, len(tables), *self._grid(64))
+        shape = (1, len(tables), *self._grid(self.networks.stride(f"{step.name}_hyper")))
         which = np.repeat(np.arange(len(tables)), shape[2] * shape[3])
         name = f"{step.name}_hyper"
         told = self._told(name)
@@ -228,7 +231,7 @@ class _Frame:
         differed by a rounding error in one would differ by far more some waves on.
         """
         networks, name = self.networks, latent_of(step.name)
-        grid = self._grid(16)
+        grid = self._grid(networks.stride(name))
         known = {
             key: np.ascontiguousarray(value[0].transpose(1, 2, 0))
             for key, value in self.tensors.items()
@@ -322,15 +325,18 @@ class _Known(dict):
 class _Zeros(_Known):
     """Tensors of a frame behind an I frame, where latents of the frame before are zero."""
 
-    def __init__(self, tensors: Tensors, networks: Networks, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, tensors: Tensors, networks: Networks, grid: Callable[[int], tuple[int, int]]
+    ) -> None:
         super().__init__(tensors)
         self._networks, self._grid = networks, grid
 
     def __missing__(self, name: str) -> np.ndarray:
         if not name.startswith("previous_"):
             return super().__missing__(name)
-        channels = self._networks.channels(name.removeprefix("previous_"))
-        return np.zeros((1, channels, *self._grid), np.float32)
+        latent, networks = name.removeprefix("previous_"), self._networks
+        shape = (1, networks.channels(latent), *self._grid(networks.stride(latent)))
+        return np.zeros(shape, np.float32)
 
 
 class _Tables(Sequence[Table]):

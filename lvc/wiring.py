@@ -11,6 +11,7 @@ from .program import Step, latent_of
 from .rules import within
 
 LATENT_STRIDE, HYPER_STRIDE = 16, 64
+"""Of a latent or hyper latent that no graph has as an input, and so does not state."""
 KEPT = ("feature", "latent", "motion_latent")
 """What the next frame finds, as previous_ and its name, beside the picture."""
 
@@ -47,7 +48,7 @@ class Wiring:
         self._note("reference", Shape(3, 1))
         for name, graph in self.graphs.items():
             with within(f"graph {name}"):
-                self._note_inputs(graph)
+                self._note_inputs(name, graph)
         for number, step in enumerate(self.steps):
             with within(_where(number, step)):
                 self._note_step(step)
@@ -68,25 +69,34 @@ class Wiring:
         if (known := self.shapes.setdefault(name, shape)) != shape:
             raise ValueError(f"{name} has {shape} here and {known} elsewhere")
 
-    def _note_inputs(self, graph: Mapping) -> None:
+    def _note_inputs(self, graph_name: str, graph: Mapping) -> None:
         for name, given in graph["inputs"].items():
-            shape = Shape(given["channels"], given.get("stride", LATENT_STRIDE))
+            stride = given.get("stride") or self._stride_of_positions(graph_name)
+            shape = Shape(given["channels"], stride)
             name = tensor_of(graph, name)
             self._note(name, shape)
             if name.startswith("previous_"):
                 self._note(name.removeprefix("previous_"), shape)
 
+    def _stride_of_positions(self, graph_name: str) -> int:
+        """A graph of positions states none: it is that of the latent which is read by it."""
+        read = [latent_of(step.name) for step in self.steps if step.graph == graph_name]
+        inputs = [graph["inputs"] for graph in self.graphs.values() if not graph.get("positions")]
+        stated = [given[name]["stride"] for name in read for given in inputs if name in given]
+        return stated[0] if stated else LATENT_STRIDE
+
     def _note_step(self, step: Step) -> None:
         if step.kind == "first":
             self._note(step.name, Shape(3 * step.copies, 1))
         elif step.kind == "hyper":
-            channels = self._told("hyper", "tables", step, f"{step.name}_hyper", self.tables)
-            self._note(f"{step.name}_hyper", Shape(channels, HYPER_STRIDE))
+            name = f"{step.name}_hyper"
+            channels = self._told("hyper", "tables", step, name, self.tables)
+            self._note(name, Shape(channels, self._stride(name) or HYPER_STRIDE))
         elif step.kind != "run":
             latent = latent_of(step.name)
             if latent not in self.shapes:
                 raise ValueError(f"no graph has {latent} as an input")
-            shape = Shape(self.shapes[latent].channels, LATENT_STRIDE)
+            shape = self.shapes[latent]
             for name in (latent, *_expected(step), *_yielded(step)):
                 self._note(name, shape)
             if step.kind == "fields":
@@ -129,7 +139,8 @@ class Wiring:
             return self._run(step, known, behind_intra)
         _need(_expected(step), known)
         if step.kind == "waves":
-            at_latents = {n for n in known if self._stride(n) == LATENT_STRIDE}
+            stride = self._stride(latent_of(step.name))
+            at_latents = {n for n in known if self._stride(n) == stride}
             graph = self._graph(step.graph, positions=True)
             _need(graph["inputs"], at_latents | {f"{latent_of(step.name)}_patch"})
             _need(_yielded(step), graph["outputs"])
@@ -143,13 +154,15 @@ class Wiring:
         graphs = {name: self._graph(name) for name in _graphs_of(step)}
         graph = graphs[step.after_intra if behind_intra and step.after_intra else step.name]
         # Behind an I frame the latents of the frame before are zero.
-        zero = {
-            name
-            for name in graph["inputs"]
-            if behind_intra and name.startswith("previous_") and self._stride(name) == LATENT_STRIDE
-        }
+        zero = {name for name in graph["inputs"] if behind_intra and self._is_latent_before(name)}
         _need(graph["inputs"], known | zero)
         return set(graph["outputs"])
+
+    def _is_latent_before(self, name: str) -> bool:
+        read = {latent_of(step.name) for step in self.steps if step.kind not in ("first", "run")}
+        at_latents = self._stride(name) == LATENT_STRIDE
+        before = name.startswith("previous_")
+        return before and (at_latents or name.removeprefix("previous_") in read)
 
     def _stride(self, name: str) -> int | None:
         return self.shapes[name].stride if name in self.shapes else None
