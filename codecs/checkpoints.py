@@ -104,7 +104,7 @@ def load_into(codec: VideoCodec, checkpoint: str | Path, key: str | None = None)
 
 
 def read_file(path: str | Path) -> Any:
-    """What torch.save has written to a .pth or .pth.tar: tensors, numbers and text in containers.
+    """The content of a .pth or .pth.tar: tensors, numbers and text in containers.
 
     Read with weights_only: such files come from strangers.
     """

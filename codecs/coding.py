@@ -13,12 +13,12 @@ from torch.distributions import Laplace, Normal
 
 from lvc.coder import Writer
 from lvc.errors import UserError
+from lvc.frame import HYPER_STRIDE, LATENT_STRIDE
 from lvc.indices import MARGIN
 from lvc.pictures import SIZE_MULTIPLE
 from lvc.program import CodedTensors, Networks, Tensors, code_frame
 from lvc.rates import rate_factor
 from lvc.tables import PRECISION, SMALLEST_SCALE, Table
-from lvc.wiring import HYPER_STRIDE, LATENT_STRIDE
 from vcodecs.contract import DecoderGraph, VideoCodec, WaveGraph
 from vcodecs.hyper import cdf, hyper_tables
 

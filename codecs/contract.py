@@ -1,7 +1,7 @@
-"""What every codec offers: the contract between codecs and everything that works on them."""
+"""The contract between codecs and everything that works on them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import ClassVar, Literal
@@ -20,7 +20,7 @@ from vcodecs.parts import module_of
 
 @dataclass(frozen=True)
 class Reference:
-    """What a decoder keeps between frames; fields that a codec does not use stay None.
+    """State that a decoder keeps between frames; fields that a codec does not use stay None.
 
     `frame` is the decoded picture (N, 3, H, W), RGB in [0, 1]; the others are the codec's own.
     `Reference(frame=x)` starts a P frame after an I frame.
@@ -133,22 +133,30 @@ class DecoderGraph(nn.Module):
         }
 
 
-def grapher(codec: "VideoCodec", height: int, width: int) -> Callable[..., DecoderGraph]:
-    """What makes the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+Specs = Mapping[str, tuple[int, int]]
+"""Channels, and by how much smaller than the frame's the sides are, by tensor."""
 
-    It takes name, function, inputs as (channels, stride) by name, outputs, and `after_intra`.
+
+def grapher(
+    codec: "VideoCodec", height: int, width: int, tensors: Specs | None = None
+) -> Callable[..., DecoderGraph]:
+    """A maker of the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+
+    It takes name, function, inputs, outputs, and `after_intra`. Inputs are names of `tensors`, or
+    (channels, stride) by name.
     """
     size = round_up(height), round_up(width)
 
     def graph(
         name: str,
         function: Callable[..., Tensor | tuple[Tensor, ...]],
-        inputs: Mapping[str, tuple[int, int]],
+        inputs: Specs | Sequence[str],
         outputs: tuple[str, ...],
         after_intra: bool = False,
     ) -> DecoderGraph:
+        known = inputs if isinstance(inputs, Mapping) else tensors or {}
         try:
-            specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+            specs = {key: GraphTensor(*known[key]) for key in inputs}
         except UserError as error:
             raise UserError(f"codec {codec.name}: graph {name}: {error}") from error
         return DecoderGraph(name, codec, function, specs, outputs, size, after_intra)
@@ -156,9 +164,14 @@ def grapher(codec: "VideoCodec", height: int, width: int) -> Callable[..., Decod
     return graph
 
 
+def positions(tensors: Specs, *names: str) -> dict[str, int]:
+    """The inputs of a `WaveGraph`: tensors at single positions, or what lies around (_patch)."""
+    return {name: tensors[name.removesuffix("_patch")][0] for name in names}
+
+
 @dataclass(frozen=True)
 class WaveGraph:
-    """What an auto-regressive model expects of single positions, any number of them at once.
+    """An auto-regressive model's expectation of single positions, any number of them at once.
 
     `function(codec, *inputs)` of (n, C, 1, 1), and of what lies around the positions, the input
     whose name ends in "_patch" (n, C, 3, 5): two rows above, and the row of the position itself,
@@ -173,7 +186,7 @@ class WaveGraph:
 
 @dataclass(frozen=True)
 class Coding:
-    """How a codec's frames become bits: what the receiver runs, and what its latents come from.
+    """The way of a codec's frames into bits, and back into pictures.
 
     `steps`: the receiver's program. `priors`: by stream the distribution of its hyper latent.
     `analyse(stream, frame, tensors, rate)` gives the encoder's latent, in units of its quantiser,
@@ -250,7 +263,7 @@ class VideoCodec(nn.Module, ABC):
         return tuple(names)
 
     def coding(self) -> Coding:
-        """How frames are coded with real bits. UserError where a codec has only estimates."""
+        """The way into real bits. UserError where a codec has only estimates."""
         raise UserError(f"codec {self.name} has no `coding`: its bits can only be estimated")
 
     def tied_channels(self) -> tuple[tuple[str, str], ...]:

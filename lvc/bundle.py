@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
+from .frame import Tensors
 from .indices import MARGIN
 from .manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
-from .program import Step, Tensors
 from .rates import rate_factor
+from .steps import Step
 from .tables import Table
 from .wiring import Wiring, tensor_of
 
@@ -151,7 +152,7 @@ class BundleNetworks:
         return opened
 
     def _check_value(self, graph: str, kind: str, value) -> None:  # noqa: ANN001
-        """What onnxruntime says of an input or output; its sides are known when it runs."""
+        """Onnxruntime's word on an input or output; its sides are known when it runs."""
         path = self._file(graph)
         if value.type != "tensor(float)":
             raise UserError(f"{path}: {kind} {value.name} holds {value.type}, not tensor(float)")

@@ -1,4 +1,4 @@
-"""What FFmpeg tells of damage nowhere but in its log, while it shows the pictures all the same."""
+"""Damage that FFmpeg tells of nowhere but in its log, while it shows the pictures all the same."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -35,7 +35,7 @@ Opener = Callable[[], tuple[Networks, str]]
 
 
 def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, IntraDecoder]:
-    """What decodes a file's P frames and its I frames, the weights of both checked.
+    """Decoders of a file's P frames and of its I frames, the weights of both checked.
 
     `intra` is only called where a network has coded the I frames.
     """
@@ -110,7 +110,7 @@ def _check_part(given: argparse.Namespace, reader: Reader) -> None:
 
 
 def info(source: Path) -> str:
-    """What a file holds, as lines of text."""
+    """The contents of a file, as lines of text."""
     with Reader(source) as reader:
         h = reader.header
         kinds: dict[str, list[int]] = {"I": [], "P": []}
@@ -147,7 +147,7 @@ def info(source: Path) -> str:
 
 
 def _shown(display: Display) -> list[str]:
-    """What `info` says of a display that is not plain."""
+    """Lines of `info` about a display that is not plain."""
     lines = []
     if display.aspect != (1, 1):
         lines.append(f"pixels:   {display.aspect[0]}:{display.aspect[1]}")

@@ -1,4 +1,4 @@
-"""How decoded pictures are meant to be shown: when, with which pixels, in which colours."""
+"""The display of decoded pictures: when, with which pixels, in which colours."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from av.video.reformatter import Colorspace
 from .rules import COUNT, Rule, is_count, is_integer
 
 BT709, UNSTATED = 1, 2
-"""Of primaries, transfer and matrix (ITU-T H.273); 2: the file does not say."""
+"""Numbers of ITU-T H.273 for primaries, transfer and matrix; 2: the file does not say."""
 
 MATRICES = {
     1: Colorspace.ITU709,
@@ -25,7 +25,7 @@ LONGEST = 2**31
 
 @dataclass(frozen=True)
 class Display:
-    """What a player needs beside the pictures; the defaults are those of a plain video.
+    """All that a player needs beside the pictures; the defaults are those of a plain video.
 
     `time_base`: seconds of a tick, numerator and denominator, where each frame has a time of its
     own; None where they follow each other at a constant rate. `aspect`: width to height of a pixel.

@@ -22,7 +22,7 @@ START = struct.Struct("<8sBI")  # magic, version, bytes of the header record
 
 @dataclass(frozen=True)
 class Header:
-    """What a decoder needs to know before the first packet.
+    """All that a decoder needs to know before the first packet.
 
     `weights`: SHA-256, in lower-case hex, of the weights that decode the P frames. `width`,
     `height`: pixels, 1 to 16384, together at most 2^27. `fps`: numerator and denominator.
@@ -90,7 +90,7 @@ def _no_constant(name: str) -> None:
 def _parsed(record: bytes, version: int) -> Header:
     """The header in a record; raises ValueError or RecursionError where there is none."""
     fields = json.loads(record.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
-    # What is not said in a plain video, and what older players need not know.
+    # A plain video says nothing of it, so that older players can read it.
     check(fields, _RULES if version == 1 else _RULES | {"display": OBJECT})
     if version > 1:
         with within("display"):

@@ -14,7 +14,6 @@ from typing import Any, get_args
 import numpy as np
 
 from .errors import UserError
-from .program import Kind
 from .rules import (
     COUNT,
     LIST,
@@ -31,6 +30,7 @@ from .rules import (
     one_of,
     within,
 )
+from .steps import Kind
 from .tables import PRECISION, Distribution, Table
 
 BUNDLE, ENTROPY = "bundle.json", "entropy.json"
@@ -74,7 +74,7 @@ def file_hash(path: Path) -> str:
 
 
 def _read(path: Path, parsed: Callable[[Any], Any]) -> Any:
-    """What `parsed` makes of a JSON file; its ValueErrors become the user's."""
+    """A JSON file as `parsed` has it; its ValueErrors become the user's."""
     try:
         return parsed(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -81,7 +81,7 @@ class Sink:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a suffix is written: FFmpeg's names, and the encoder that `check_encoder` looks for.
+    """A suffix as FFmpeg names it, and the encoder that `check_encoder` looks for.
 
     `keeps`: what of a display it has a place for.
     """

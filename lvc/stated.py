@@ -1,4 +1,4 @@
-"""What a video file says of its pictures, by one set of rules for coding and for training.
+"""Statements of video files about their pictures: one set of rules for coding and for training.
 
 Pictures are shown upright and in the colours that the file states; BT.709 in limited range where
 it states none. Grey and RGB pictures have neither.
@@ -23,7 +23,7 @@ _STATES_NONE = (0, 2, 3)  # RGB, unspecified, reserved
 
 @dataclass(frozen=True)
 class Turn:
-    """How a decoded picture is turned before it is shown: where its axes go.
+    """The turn of a decoded picture before it is shown: where its axes go.
 
     Sample (x, y) goes to x' = `xx` x + `yx` y, y' = `xy` x + `yy` y, up to the origin, which is the
     corner. `degrees`: counterclockwise, of a turn that is none by quarters and is not carried out.
@@ -110,7 +110,7 @@ def picture_of(
 
 
 def display_of(stream: av.VideoStream, frame: av.VideoFrame, timing: Timing) -> Display:
-    """What a player is to be told of a file, by its first frame."""
+    """All that a player is to be told of a file, by its first frame."""
     aspect = _aspect(stream)
     coloured = not _has_no_chroma(frame)
     base = timing.time_base.as_integer_ratio()

@@ -1,4 +1,4 @@
-"""When the pictures of a video file are shown: from its packets, without decoding any."""
+"""Presentation times of a video file: from its packets, without decoding any."""
 
 from dataclasses import dataclass
 from fractions import Fraction

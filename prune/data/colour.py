@@ -1,4 +1,4 @@
-"""How a source's YUV becomes RGB: as its files state, or as a recipe says instead."""
+"""From a source's YUV to RGB: as its files state, or as a recipe says instead."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ NUMBERS = {"bt709": (BT709,), "bt601": (5, 6)}
 
 @dataclass(frozen=True)
 class Stated:
-    """What a file's first frame says: the number of its matrix (2: nothing), its range if any."""
+    """A file's first frame says so: the number of its matrix (2: nothing), its range if any."""
 
     matrix: int = UNSTATED
     range: str | None = None

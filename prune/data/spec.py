@@ -51,7 +51,7 @@ class SourceSpec(BaseModel):
         return value
 
     def compared(self) -> dict[str, Any]:
-        """What runs compare to see whether their data has changed.
+        """The fields by which runs see whether their data has changed.
 
         Colours that are left to the files count as the defaults that stood there before, so that
         runs and trainings that were begun then go on.

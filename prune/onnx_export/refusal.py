@@ -22,12 +22,12 @@ _WAYS_OUT = {
 }
 _BRANCH = "a branch on the values of tensors: write it with torch.where"
 _KEPT = (UserError, MemoryError, torch.OutOfMemoryError, OSError)
-"""What says already what is wrong."""
+"""Exceptions that say already what is wrong."""
 
 
 @contextmanager
 def explained(graph: str) -> Iterator[None]:
-    """What torch's exporter or onnxruntime raises becomes one line about `graph`."""
+    """An exception of torch's exporter or of onnxruntime becomes one line about `graph`."""
     try:
         yield
     except _KEPT:

@@ -1,4 +1,4 @@
-"""What a run needs of a codec at its end, tried in seconds before hours of training."""
+"""A trial of all that a run needs of a codec at its end, in seconds, before hours of training."""
 
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ SIDE = 128
 
 @dataclass(frozen=True)
 class Tried:
-    """How many graphs were exported and run, and how many frames coded and decoded."""
+    """Counts of graphs that were exported and run, and of frames that were coded and decoded."""
 
     graphs: int
     frames: int
