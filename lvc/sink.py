@@ -196,18 +196,19 @@ def _video_file(
             matrix = BT709 if stated == UNSTATED else stated
             range = ColorRange.JPEG if display.full_range else ColorRange.MPEG
             context.colorspace, context.color_range = matrix, int(range)
-        numbers, first = count(), None
+        numbers, first = count(), list[int]()
 
         def write(picture: np.ndarray, time: int | None) -> None:
-            nonlocal first
             if pixel_format == "bgr0":
                 frame = picture_to_frame(picture).reformat(format=pixel_format)
             else:
                 frame = picture_to_yuv(picture, pixel_format, MATRICES[matrix], range)
             if timed:
                 assert time is not None
-                first = time if first is None else first
-            frame.pts = time - first if timed else next(numbers)
+                first[:] = first or [time]
+                frame.pts = time - first[0]
+            else:
+                frame.pts = next(numbers)
             frame.time_base = tick
             container.mux(stream.encode(frame))
 

@@ -7,6 +7,7 @@ it states none. Grey and RGB pictures have neither.
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -67,7 +68,8 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float] | None:
     """Its upper left 2x2: x' of x, y' of x, x' of y, y' of y."""
     try:
-        data = [bytes(d) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"]
+        every: Any = frame.side_data  # whose types say that it holds text
+        data = [bytes(d) for d in every if d.type.name == "DISPLAYMATRIX"]
     except ValueError:  # side data of a kind that PyAV has no name for, beside it
         turn = math.radians(getattr(frame, "rotation", 0))
         return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)

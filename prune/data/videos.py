@@ -180,8 +180,8 @@ def _first(path: Path) -> av.VideoFrame | None:
 
 
 def _stated(frame: av.VideoFrame) -> Stated:
-    ranges = {ColorRange.JPEG: "full", ColorRange.MPEG: "limited"}
-    known = None if frame.format.is_rgb else ranges.get(frame.color_range)
+    ranges = {int(ColorRange.JPEG): "full", int(ColorRange.MPEG): "limited"}
+    known = None if frame.format.is_rgb else ranges.get(int(frame.color_range))
     return Stated(matrix_of(frame), known)
 
 
