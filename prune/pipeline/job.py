@@ -57,7 +57,7 @@ class Job:
             codec = vcodecs.create(section.name, section.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
-                checkpoints.load_into(codec, section.checkpoint)
+                checkpoints.load_into(codec, section.checkpoint.path, section.checkpoint.key)
         else:
             self.warnings.append(
                 f"codec.checkpoint is not set: {section.name} ({section.preset}) starts from "
@@ -166,7 +166,7 @@ class Job:
         section = self.recipe.codec
         inputs = section.model_dump() | {"seed": self.recipe.seed}
         if section.checkpoint is not None:
-            content = checkpoints.find(section.checkpoint).read_bytes()
+            content = checkpoints.find(section.checkpoint.path).read_bytes()
             inputs["sha256"] = hashlib.sha256(content).hexdigest()
         return inputs
 
@@ -174,7 +174,7 @@ class Job:
         """The training data as far as a listing tells: sources, and how many clips they have."""
         data = self.recipe.data
         listed = [
-            [spec.model_dump(mode="json"), len(source)]
+            [spec.compared(), len(source)]
             for spec, (source, _) in zip(data.train, self.train_sources, strict=True)
         ]
         return [listed, data.crop, data.batch]
@@ -184,5 +184,5 @@ class Job:
         return [self.recipe.measure.height, self.recipe.measure.width]
 
     def evaluation_inputs(self) -> list[Any]:
-        specs = [spec.model_dump(mode="json") for spec in self.recipe.data.eval]
+        specs = [spec.compared() for spec in self.recipe.data.eval]
         return [specs, [len(s) for s in self.eval_sources], self.recipe.evaluate.model_dump()]
