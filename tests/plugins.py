@@ -28,13 +28,13 @@ class Plugin(VideoCodec):
         super().__init__()
         torch.manual_seed(0)
         self.preset = preset
-        self.encoder = nn.Conv2d(3, LATENT, 4, 4)
-        self.down = nn.Conv2d(LATENT, 4, 16, 16)
-        self.up = nn.ConvTranspose2d(4, 2 * LATENT, 16, 16)
+        self.encoder = nn.Conv2d(3, LATENT, 16, 16)
+        self.down = nn.Conv2d(LATENT, 4, 4, 4)
+        self.up = nn.ConvTranspose2d(4, 2 * LATENT, 4, 4)
         self.prior = BitEstimator(4)
         self.head = conv(LATENT, WIDTH)
         self.block = self.make(WIDTH)
-        self.tail = nn.ConvTranspose2d(WIDTH, 3, 4, 4)
+        self.tail = nn.ConvTranspose2d(WIDTH, 3, 16, 16)
 
     def make(self, width):
         raise NotImplementedError
@@ -89,8 +89,8 @@ class Plugin(VideoCodec):
             graph(
                 "picture",
                 lambda codec, latent, previous: codec.picture(latent, previous),
-                {"latent": (LATENT, 4), "reference": (3, 1)},
-                ("reference",),
+                {"latent": (LATENT, 16), "reference": (3, 1)},
+                ("frame",),
             ),
         )
 
