@@ -239,6 +239,11 @@ class Follower(TorchFunctionMode):
             tie_parts(self.book, self.labels(whole), whole, outputs)
         if name == "__getitem__":
             tie_picked(self.book, self.labels(whole), args[1])
+        elif name == "stack":  # of one shape, also when they have lost channels
+            self._common(self._known(args, kwargs))
+        elif name == "select" and (known := self.labels(whole)) is not None:
+            dim = operations.argument(args, kwargs, 1)
+            self.book.tied_along(known, {dim % whole.dim()})
         moved = replayed(function, args, kwargs, self.labels)
         for x, labels in zip(outputs, tree_leaves(moved), strict=True):
             self.mark(x, labels)
