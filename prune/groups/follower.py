@@ -1,6 +1,6 @@
 """A pass of a codec in which every function of torch says what it does to channels."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from prune.groups import operations, products
+from prune.groups.atoms import TooManyError
 from prune.groups.labels import ALONG, PARTS, along, compact, none, once, replayed, varying
 from prune.groups.leaves import is_reparametrised, makes_channels, rule_of
 from prune.groups.moving import padded, tie_parts, tie_picked
@@ -146,7 +147,15 @@ class Follower(TorchFunctionMode):
         result = function(*args, **kwargs)
         if not any(isinstance(x, Tensor) for x in tree_leaves(result)):
             return result
-        return self._labelled(name, function, args, kwargs, before, result)
+        try:
+            return self._labelled(name, function, args, kwargs, before, result)
+        except TooManyError:
+            raise
+        except Exception:  # a form of a function that no rule foresees: nothing is claimed of it
+            for x in tree_leaves(result):
+                if isinstance(x, Tensor):
+                    self.mark(x, operations.unknown(self.book, name, before, x.shape))
+            return result
 
     def _known(self, args: tuple, kwargs: dict) -> list[Tensor]:
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -163,7 +172,7 @@ class Follower(TorchFunctionMode):
     ) -> Any:  # fmt: skip
         """`result` with its labels; of what channels were `before`."""
         outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        if not before:
+        if not before or name.startswith("new_"):
             for x in outputs:
                 if not isinstance(x, nn.Parameter):
                     self.mark(x, none(x.shape))
@@ -215,8 +224,7 @@ class Follower(TorchFunctionMode):
         except RuntimeError:
             shape = ()
         for x in outputs:
-            fits = shape and (x.shape == shape or torch.broadcast_shapes(x.shape, shape) == x.shape)
-            if fits:
+            if shape and _fits(shape, x.shape):
                 self.mark(x, operations.elementwise(book, before, x.shape))
             else:
                 self.mark(x, operations.unknown(book, name, before, x.shape))
@@ -316,6 +324,12 @@ class Follower(TorchFunctionMode):
             else:
                 stack += [following for following, _ in node.next_functions]
         return found
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a tensor of `shape` broadcasts to `wanted`."""
+    pairs = zip(reversed(shape), reversed(wanted), strict=False)
+    return len(shape) <= len(wanted) and all(a in (1, b) for a, b in pairs)
 
 
 def present(reference: Reference) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
         made_here = [m.layer for m in group.producers() if module_of(m.layer, order)]
         if not made_here:
             continue
-        reason = _why_fixed(codec, traced, group) or said_of(traced, group, traced.book.held)
+        reason = _why_fixed(codec, traced, group)
         if reason is None:
             removable.append(replace(group, name=min(made_here, key=place.__getitem__)))
         else:
@@ -161,6 +161,8 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             return f"tied to {what}, which comes from outside with all its channels"
     if traced.steering.intersection(makers):
         return "a motion vector: its two channels are x and y"
+    if held := said_of(traced, group, traced.book.held):
+        return held
     shown = traced.results.intersection(makers)
     if shown and not any(module_of(name, inside) for name in shown):
         return "tied to what the encoder makes and sends: a latent keeps its channels"
@@ -171,10 +173,9 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             kept = name.removeprefix("reference_")
             return f"leaves as the reference's {kept}, which tied_channels() does not name"
     if any(len({len(row) for row in m.channels}) > 1 for m in group.members):
-        return (
-            said_of(traced, group, traced.book.held)
-            or "its channels are not alike: a slice or a sum takes only some of them"
-        )
+        return "its channels are not alike: a slice or a sum takes only some of them"
+    if group.size == 1 and group.width > 1:
+        return "its channels can only go all together"
     if any(_is_parameter(codec, m.layer) and m.dim is None for m in group.members):
         return "tied to a parameter whose entries are not in line with the channels"
     return None
@@ -191,11 +192,7 @@ def said_of(traced: Traced, group: Group, said: Sequence[tuple[torch.Tensor, str
     for labels, words in said:
         if any(classes[atom] in mine for atom in labels.tolist()):
             return words
-    return (
-        "its channels can only go all together"
-        if said is traced.book.held and (group.size == 1 and group.width > 1)
-        else None
-    )
+    return None
 
 
 def _is_parameter(codec: VideoCodec, layer: str) -> bool:

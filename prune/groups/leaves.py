@@ -138,9 +138,7 @@ def _closed(book: Book, name: str, layer: nn.Module, labels: Tensor, output: Ten
 
 def is_reparametrised(layer: nn.Module) -> bool:
     """Whether its weight is computed of other parameters, as by weight or spectral norm."""
-    hooks = layer._forward_pre_hooks.values()
-    old = any(type(hook).__name__ in ("WeightNorm", "SpectralNorm") for hook in hooks)
-    return old or parametrize.is_parametrized(layer)
+    return parametrize.is_parametrized(layer)
 
 
 def owner_of(weight: Tensor, owners: dict[int, str]) -> str | None:
@@ -162,16 +160,18 @@ def owner_of(weight: Tensor, owners: dict[int, str]) -> str | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
+OLD_HOOKS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}
+
+
 def refuse_old_hooks(codec: nn.Module) -> None:
     """UserError where a weight is made by a hook of the old kind, which no copy survives."""
     for name, layer in codec.named_modules():
         for hook in layer._forward_pre_hooks.values():
-            kind = type(hook).__name__
-            if kind in ("WeightNorm", "SpectralNorm") and kind == "WeightNorm":
+            if kind := OLD_HOOKS.get(type(hook).__name__):
                 raise UserError(
-                    f"{name}: torch.nn.utils.weight_norm makes its weight by a hook, and such a "
-                    "layer cannot be copied; use torch.nn.utils.parametrizations.weight_norm, or "
-                    "fold it by torch.nn.utils.remove_weight_norm"
+                    f"{name}: torch.nn.utils.{kind} makes its weight by a hook, and such a layer "
+                    f"cannot be copied; fold it by torch.nn.utils.remove_{kind}, or use "
+                    f"torch.nn.utils.parametrizations.{kind}"
                 )
 
 
