@@ -66,6 +66,11 @@ class TorchNetworks:
         basic, scales = self.coding.quantisers[stream]
         return basic.float().cpu().numpy() * rate_factor(scales.float().cpu().numpy(), rate)
 
+    @torch.no_grad()
+    def factor(self, name: str, rate: float | None) -> np.ndarray:
+        points = self.coding.factors[name].float().cpu().numpy()
+        return rate_factor(points, rate).reshape(1, 1, 1, 1)
+
     def tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
 
@@ -93,6 +98,10 @@ class _OnDevice(Mapping):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._networks.tensor(self._arrays[name])
+
+    def get(self, name: str, default: Tensor | None = None) -> Tensor | None:  # type: ignore[override]
+        # The base class would wait for a KeyError, which `lvc.program` has better words for.
+        return self[name] if name in self._arrays else default
 
     def __iter__(self):
         return iter(self._arrays)
@@ -190,6 +199,7 @@ def entropy_of(codec: VideoCodec) -> dict:
     """Everything but the graphs that a decoder needs, as JSON can hold it."""
     coding = codec.coding()
     tables = {stream: hyper_tables(prior) for stream, prior in coding.priors.items()}
+    factors = {name: _listed(points) for name, points in coding.factors.items()}
     return {
         "hyper": {
             stream: [{"first": t.first, "frequencies": t.frequencies.tolist()} for t in own]
@@ -199,6 +209,8 @@ def entropy_of(codec: VideoCodec) -> dict:
             stream: {"basic": _listed(basic), "points": _listed(points)}
             for stream, (basic, points) in coding.quantisers.items()
         },
+        # Left out where there are none: bundles of other codecs stay what they were.
+        **({"factors": factors} if factors else {}),
     }
 
 

@@ -20,7 +20,7 @@ from vcodecs.coding import Compressed, TorchNetworks, compress
 
 
 class IntraEncoder(Protocol):
-    """What makes I packets. `said` goes into the file's header.
+    """A maker of I packets. `said` goes into the file's header.
 
     `rate`: at which all of them are coded; None where it is that of the P frames.
     """

@@ -42,7 +42,7 @@ _LEAST_SIDE = 16  # x265 refuses smaller pictures
 
 @dataclass(frozen=True)
 class Colour:
-    """How RGB becomes YCbCr and comes back: matrix, range and chroma format, never guessed."""
+    """The way from RGB to YCbCr and back: matrix, range and chroma format, never guessed."""
 
     matrix: str = "bt709"
     range: str = "limited"

@@ -42,7 +42,7 @@ MOST_FRAMES = (2**32 - 1) // ENTRY.size
 
 @dataclass(frozen=True)
 class Header:
-    """What a decoder needs to know before the first packet.
+    """All that a decoder needs to know before the first packet.
 
     `weights`: SHA-256, in lower-case hex, of the weights that decode the P frames. `width`,
     `height`: pixels, 1 to 16384, together at most 2^27. `fps`: numerator and denominator.

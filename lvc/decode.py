@@ -34,7 +34,7 @@ Opener = Callable[[], tuple[Networks, str]]
 
 
 def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, IntraDecoder]:
-    """What decodes a file's P frames and its I frames, the weights of both checked.
+    """Decoders of a file's P frames and of its I frames, the weights of both checked.
 
     `intra` is only called where a network has coded the I frames.
     """
@@ -108,7 +108,7 @@ def _check_part(given: argparse.Namespace, reader: Reader) -> None:
 
 
 def info(source: Path) -> str:
-    """What a file holds, as lines of text."""
+    """The contents of a file, as lines of text."""
     with Reader(source) as reader:
         h = reader.header
         kinds: dict[str, list[int]] = {"I": [], "P": []}

@@ -67,7 +67,7 @@ class DamageError(UserError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What the system refuses becomes an error for the user, with the path in it."""
+    """Turn what the system refuses into an error for the user, with the path in it."""
     try:
         yield
     except OSError as error:

@@ -32,7 +32,7 @@ class Shown:
 
 
 class IntraDecoder(Protocol):
-    """What makes pictures of I packets."""
+    """A maker of pictures from I packets."""
 
     def decode(
         self, payload: bytes, height: int, width: int, rate: float | None

@@ -74,7 +74,7 @@ class Sink:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a suffix is written: FFmpeg's names, and the encoder that `check_encoder` looks for."""
+    """A suffix as FFmpeg names it, and the encoder that `check_encoder` looks for."""
 
     container: str
     codec: str

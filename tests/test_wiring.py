@@ -70,7 +70,10 @@ def test_only_graphs_that_the_program_runs_are_used():
         ({"prior": Step("run", "wave")}, "'wave' is a graph of positions"),
         ({"waves": Step("waves", "sound", graph="wave")}, "no graph has sound_latent as an input"),
         ({"waves": Step("plain", "latent")}, "nothing has made latent_mean"),
-        ({"waves": Step("fields", "latent", graph="prior")}, "quantisers: there is none of latent"),
+        (
+            {"waves": Step("checkerboard", "latent", graph="prior")},
+            "quantisers: there is none of latent",
+        ),
         (
             {"graphs": {"wave": graph({"latent_patch": (6, 16)}, "latent_mean", True)}},
             "nothing has made latent_scale",

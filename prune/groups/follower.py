@@ -17,7 +17,7 @@ from prune.groups.labels import ALONG, PARTS, along, compact, none, once, replay
 from prune.groups.leaves import is_reparametrised, makes_channels, rule_of
 from prune.groups.moving import padded, tie_parts, tie_picked
 from prune.groups.operations import Book
-from vcodecs import CodedFrame, Reference, VideoCodec
+from vcodecs import CodedFrame, VideoCodec
 
 CONVOLVING = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
 LARGEST_PARAMETER = 2**22
@@ -109,7 +109,7 @@ class Follower(TorchFunctionMode):
     def take(self, coded: CodedFrame) -> None:
         """What a P frame has come to."""
         self.results += [coded.frame, *coded.bits.values()]
-        for key, x in present(coded.reference).items():
+        for key, x in coded.reference.tensors().items():
             labels = self.labels(x)
             if labels is not None and x.dim() > 1:
                 self.book.read(f"exit:reference_{key}", labels, 1, x.shape[1])
@@ -330,11 +330,6 @@ def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     """Whether a tensor of `shape` broadcasts to `wanted`."""
     pairs = zip(reversed(shape), reversed(wanted), strict=False)
     return len(shape) <= len(wanted) and all(a in (1, b) for a, b in pairs)
-
-
-def present(reference: Reference) -> dict[str, Tensor]:
-    """The fields of a reference that are there."""
-    return {key: value for key, value in vars(reference).items() if value is not None}
 
 
 def _reparametrised(name: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lvc.pictures import SIZE_MULTIPLE
-from prune.groups.follower import Follower, present
+from prune.groups.follower import Follower
 from prune.groups.operations import Book
 from vcodecs import Reference, VideoCodec
 from vcodecs.layers import SubpelConv
@@ -61,9 +61,10 @@ def _followed(
     book = follower.book
     with follower, follower.hooks(codec):
         for reference in references:
-            entered = {key: follower.enter(key, x) for key, x in present(reference).items()}
+            given = reference.tensors().items()
+            entered = reference.with_tensors({key: follower.enter(key, x) for key, x in given})
             picture = follower.enter("", frame)
-            coded = codec.code(picture, Reference(**entered), codec.rates()[0], None)
+            coded = codec.code(picture, entered, codec.rates()[0], None)
             with follower.apart():
                 follower.take(coded)
     behind = follower.layers_behind

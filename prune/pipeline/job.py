@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import vcodecs
+from lvc.encoders import check_encoder
 from prune.data import Source, SourceSpec, check_sources, open_source
 from prune.data.source import too_small
 from prune.groups.channels import Channels
@@ -154,6 +155,9 @@ class Job:
                     f"{section.frames} frames ({infos[0].name}: {reasons[0]})"
                 )
         self.intra  # noqa: B018
+        with recipe.blame("evaluate.anchors"):
+            for codec in section.anchors:
+                check_encoder(codec)
 
     # ------------------------------------------------------------------ fingerprints
 

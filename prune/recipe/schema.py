@@ -160,6 +160,9 @@ class EvaluateSection(Section):
     intra: str = "hevc:qp=22"
     bits: Bits = Field("real", description="of P frames: entropy-coded, or estimates")
     pictures: int = Field(3, ge=0, description="clips whose frames the report shows")
+    anchors: list[Literal["h264", "hevc", "av1"]] = Field(
+        ["h264", "hevc"], description="conventional codecs beside them; [] for none"
+    )
 
 
 class ExportSection(Section):
