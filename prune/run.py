@@ -2,8 +2,9 @@
 
     teacher -> sparse training -> shrink -> fine-tune -> evaluate -> export -> measure -> report
 
-Every step leaves its result in the run's folder and is skipped when it is there already; the same
-command after a crash goes on where it stopped.
+What export and coding need of the codec is tried before anything is trained. Every step leaves its
+result in the run's folder and is skipped when it is there already; the same command after a crash
+goes on where it stopped.
 """
 
 from contextlib import nullcontext
@@ -15,7 +16,8 @@ from prune.ownership import owned
 from prune.pipeline import work as pipeline
 from prune.pipeline.assemble import assemble, pictures
 from prune.pipeline.job import Job
-from prune.pipeline.steps import Steps
+from prune.pipeline.steps import RECORD, Steps
+from prune.pipeline.tried import try_out
 from prune.progress import console, warn
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import HOW, Recipe
@@ -43,6 +45,8 @@ def _run(job: Job) -> Report | None:
     recipe = job.recipe
     for warning in job.warnings:
         warn(warning)
+    if job.processes.first and not (recipe.output / "sparse" / RECORD).exists():
+        console.print(f"tried: {try_out(job)}")
     step = Steps(recipe.output, job.processes)
 
     def dump(*names: str) -> list[dict]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from prune.groups.channels import Channels, Group, Member, is_boundary
 from prune.groups.trace import CONVOLUTIONS, Indices, Traced
+from prune.groups.walk import Pulled
 from vcodecs import UserError, VideoCodec
 from vcodecs.parts import module_of
 
@@ -57,13 +58,18 @@ def _groups(traced: Traced) -> Iterator[Group]:
 def _group(traced: Traced, root: nn.Module) -> Group:
     """The group of all output channels of `root`."""
     name, size = traced.name_of(root), _outputs(traced, root)
-    found: dict[tuple[str, str], list[list[int]]] = {}
-    for item in _pulled_along(traced, (name, "out"), range(size)):
-        rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in range(size)])
-        for local, channel in zip(item.idxs, item.root_idxs, strict=True):
-            rows[channel].append(local)
-    if any(key in found for bundle in traced.bundles for key in bundle):
+    start = name, "out"
+    reached = {
+        _layer_and_side(traced, item)
+        for item in _pulled_along(traced, start, range(size), apart=False)
+    }
+    if any(key in reached for bundle in traced.bundles for key in bundle):
         return _group_of_bundles(traced, name, size)
+    found: dict[tuple[str, str], list[list[int]]] = {}
+    for item in _pulled_along(traced, start, range(size)):
+        rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in range(size)])
+        for local, channel in zip(item.indices, item.roots, strict=True):
+            rows[channel].append(local)
     return Group(name, size, _members(found))
 
 
@@ -81,37 +87,41 @@ def _group_of_bundles(traced: Traced, root: str, size: int) -> Group:
 def _all_that_goes(traced: Traced, root: str, index: int) -> Indices:
     """What must go when output `index` of `root` goes."""
     found: Indices = {}
-    pending = [((root, "out"), {index})]
+    pending: Indices = {(root, "out"): {index}}
     while pending:
-        start, indices = pending.pop()
-        for item in _pulled_along(traced, start, indices):
-            found.setdefault(_layer_and_side(traced, item), set()).update(item.idxs)
-        for bundle in traced.bundles:
-            if any(found.get(key, set()) & mine for key, mine in bundle.items()):
-                missing = {key: mine - found.get(key, set()) for key, mine in bundle.items()}
-                pending += [(key, some) for key, some in missing.items() if some]
+        start, indices = pending.popitem()
+        for item in _pulled_along(traced, start, indices, apart=False):
+            key = _layer_and_side(traced, item)
+            new = set(item.indices) - found.setdefault(key, set())
+            found[key] |= new
+            for bundle in (b for i in new for b in traced.bundles_of.get((*key, i), ())):
+                for other, mine in bundle.items():
+                    if missing := mine - found.get(other, set()):
+                        pending.setdefault(other, set()).update(missing)
     return found
 
 
-def _pulled_along(traced: Traced, start: tuple[str, str], indices: Iterable[int]) -> list:
-    """Torch-Pruning's group for channels of one side of a layer, without what is no layer."""
+def _pulled_along(
+    traced: Traced, start: tuple[str, str], indices: Iterable[int], apart: bool = True
+) -> list[Pulled]:
+    """What goes with channels of one side of a layer, without what is no layer."""
     name, side = start
     layer = traced.layer(name)
     pruner = traced.graph.get_pruner_of_module(layer)
     prune = pruner.prune_in_channels if side == "in" else pruner.prune_out_channels
-    group = traced.graph.get_pruning_group(layer, prune, list(indices))
-    return [item for item in group if traced.name(item.dep.target.module) is not None]
+    found = traced.walk.pulled_along(layer, prune, indices, apart)
+    return [item for item in found if traced.name(item.layer) is not None]
 
 
 def _outputs(traced: Traced, layer: nn.Module) -> int:
     return traced.graph.get_pruner_of_module(layer).get_out_channels(layer)
 
 
-def _layer_and_side(traced: Traced, item) -> tuple[str, str]:  # noqa: ANN001
-    layer = item.dep.target.module
+def _layer_and_side(traced: Traced, item: Pulled) -> tuple[str, str]:
+    layer = item.layer
     if not isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
         return traced.name_of(layer), "norm"
-    outputs = traced.graph.is_out_channel_pruning_fn(item.dep.handler)
+    outputs = traced.graph.is_out_channel_pruning_fn(item.prune)
     return traced.name_of(layer), "out" if outputs else "in"
 
 

@@ -11,6 +11,7 @@ is only entropy-coded never reaches the picture.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from lvc.pictures import SIZE_MULTIPLE
 from prune.groups.layer_rules import custom_pruners
+from prune.groups.walk import Walk
 from vcodecs import CodedFrame, Reference, VideoCodec
 from vcodecs.layers import SubpelConv
 
@@ -78,6 +80,18 @@ class Traced:
     """Their outputs are the picture, or are read by the entropy coder."""
     bundles: list[Indices]
     """What can only go together, beyond what the graph knows."""
+    walk: Walk
+    """Over the graph."""
+
+    @cached_property
+    def bundles_of(self) -> dict[tuple[str, str, int], list[Indices]]:
+        """Bundles by layer, side and channel."""
+        found: dict[tuple[str, str, int], list[Indices]] = {}
+        for bundle in self.bundles:
+            for (layer, side), channels in bundle.items():
+                for channel in channels:
+                    found.setdefault((layer, side, channel), []).append(bundle)
+        return found
 
     def layer(self, name: str) -> nn.Module:
         """A layer by its name within the codec, or as `entry:`, `exit:` or `sum:` with its name."""
@@ -162,7 +176,8 @@ def _build(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> Trac
             # Torch-Pruning guesses these widths from the neighbours, and errs behind a slice.
             node.module.concat_sizes = watch.concatenated[node.grad_fn]
     steering, results = watch.layers_behind(watch.grids), watch.layers_behind(watch.results)
-    return Traced(probe, graph, steering, results, [*_split_bundles(watch), *_fetch_bundles(watch)])
+    bundles = [*_split_bundles(watch), *_fetch_bundles(watch)]
+    return Traced(probe, graph, steering, results, bundles, Walk(graph))
 
 
 def _split_bundles(watch: "Watch") -> Iterator[Indices]:
@@ -195,7 +210,7 @@ def _full_reference(codec: VideoCodec, frame: Tensor) -> Reference:
 
 
 def _present(reference: Reference) -> dict[str, Tensor]:
-    return {key: value for key, value in vars(reference).items() if value is not None}
+    return reference.tensors()
 
 
 # ---------------------------------------------------------------------- watching a pass

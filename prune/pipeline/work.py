@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lvc.decode import INTRA_FOLDER
 from prune.data.source import ClipError
+from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
 from prune.evaluation.spread import Spread
 from prune.groups.shrink import masked_copy
@@ -126,7 +127,13 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
             bits=section.bits,
             spread=Spread(job.processes.rank, job.processes.count, job.processes.gathered),
         )
-        entries.append(result.quality_entry(source.name))
+        entry = result.quality_entry(source.name)
+        if section.anchors:
+            console.print(f"  {', '.join(section.anchors)} on {source.name}")
+            entry["anchors"] = anchor_points(
+                source, section.anchors, section.frames, section.gop, section.clips
+            )
+        entries.append(entry)
         notes += result.warnings
         if result.bits != section.bits:
             notes.append(
