@@ -4,11 +4,12 @@
     python benchmarks/faults.py --kills 50 --json benchmarks/results/faults.json
 
 A run of the tiny DCVC (sparse training, shrink, fine-tuning, evaluation, export, timing, report)
-is done once undisturbed. Then runs are started, killed (SIGKILL) after a random time, and started
-again in the same folder; half of the kills are aimed at a moment when a file is being written. What
-a run leaves that got to its end has to be what the undisturbed one left, to the byte: weights, kept
-channels, quality, and no temporary file. Kills are counted by the step that they hit. Stopped and
-started again, it goes on in its folder. The exit status is 1 where anything differed.
+is done once undisturbed. Then runs are started, killed (SIGKILL) at a random moment of the step
+that they are at or of the one behind it, and started again in the same folder; half of the kills
+wait for a moment when a file is being written. What a run leaves that got to its end has to be what
+the undisturbed one left, to the byte: weights, kept channels, quality, and no temporary file. Kills
+are counted by the step that they hit. Stopped and started again, it goes on in its folder. The exit
+status is 1 where anything differed.
 
 Runs are forked from one process that has everything imported: kills then hit work, not imports.
 """
@@ -34,6 +35,8 @@ from lvc.files import TEMPORARY, atomic_write
 from prune.cli import main
 from prune.run import command
 
+AIM = 5.0
+"""Seconds that a kill waits at most for a file to be written."""
 COMPARED = (
     "teacher/weights.safetensors",
     "sparse/weights.safetensors",
@@ -50,7 +53,7 @@ def parse():
     )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", type=float, default=0.5, help="latest kill, of a run's time")
+    parser.add_argument("--most", type=float, default=60, help="latest second of a step")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop, to go on later")
     parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="gone on in")
     parser.add_argument("--json", type=Path, help="where the result goes")
@@ -108,34 +111,50 @@ def step_of(folder):
     return "report"
 
 
+def is_begun(folder, target):
+    """Whether this start of a run is at `target`, or has come past it."""
+    try:
+        told = (folder / "output.txt").read_text().splitlines()
+    except FileNotFoundError:  # the child is not there yet
+        return False
+    steps = [line for line in told if line in ALL]
+    return bool(steps) and ALL.index(steps[-1]) >= ALL.index(target)
+
+
 def is_writing(folder):
     return next((folder / "out").rglob(f"*{TEMPORARY}*"), None) is not None
 
 
-def killed(folder, after, aimed):
-    """Kill a run `after` seconds, `aimed` at the next write; None where it got to its end first."""
-    child, begun = start(folder), time.monotonic()
+def killed(folder, target, after, aimed):
+    """Kill a run `after` seconds of step `target`, `aimed` at the next write behind that.
+
+    Returns the step that was hit, and whether a file was being written; or None and the exit
+    status where the run got to its end first.
+    """
+    child, begun = start(folder), None
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return None, os.waitstatus_to_exitcode(status)
-        writing = is_writing(folder) if aimed else False
-        late = time.monotonic() - begun
-        if late > after and (not aimed or writing or late > 2 * after):
+        if begun is None and is_begun(folder, target):
+            begun = time.monotonic()
+        late = time.monotonic() - begun if begun is not None else -1.0
+        if late > after and (not aimed or is_writing(folder) or late > after + AIM):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return step_of(folder), is_writing(folder)
-        time.sleep(0.0005 if aimed else 0.002)
+        time.sleep(0.0005 if begun is not None and aimed else 0.01)
 
 
 def undisturbed(parent):
-    folder, begun = new_folder(parent, "undisturbed"), time.monotonic()
+    folder = new_folder(parent, "undisturbed")
     _, status = os.waitpid(start(folder), 0)
     if status:
         sys.exit(f"the undisturbed run failed: {(folder / 'errors.txt').read_text()}")
     hashes, temporary = left(folder)
     assert not temporary
-    return hashes, round(time.monotonic() - begun, 1)
+    report = json.loads((folder / "out" / "report.json").read_text())
+    return hashes, {step: round(seconds, 2) for step, seconds in report["times"].items()}
 
 
 def judged(folder, status, expected):
@@ -154,7 +173,7 @@ def study(arguments, found, save):
     parent = arguments.folder
     if "expected" not in found:
         shutil.rmtree(parent / "undisturbed", ignore_errors=True)
-        found["expected"], found["seconds_undisturbed"] = undisturbed(parent)
+        found["expected"], found["seconds_by_step"] = undisturbed(parent)
         save(found)
     while found["at_work"] or found["kills"] < arguments.kills:
         folder = parent / f"run{found['runs'] + 1}"
@@ -164,8 +183,14 @@ def study(arguments, found, save):
             found["at_work"] = True
         dice = random.Random(f"{arguments.seed} {found['kills']}")
         enough = found["kills"] >= arguments.kills
-        after = dice.uniform(0, arguments.part * found["seconds_undisturbed"])
-        step, more = killed(folder, 1e9 if enough else after, aimed=dice.random() < 0.5)
+        left_to_do = ALL[ALL.index(at) :] if (at := step_of(folder)) in ALL else ALL[-1:]
+        target = dice.choice(left_to_do[:2])
+        after = (
+            1e9
+            if enough
+            else dice.uniform(0, min(arguments.most, found["seconds_by_step"][target]))
+        )
+        step, more = killed(folder, target, after, aimed=dice.random() < 0.5)
         if step is not None:
             found["kills"] += 1
             found["while_writing"] += more

@@ -110,7 +110,7 @@ def test_a_command_under_two_processes_writes_and_tells_once(tmp_path):
     assert told.splitlines()[-1] == "weights: out/weights.safetensors"
     assert silent == ""
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"weights.safetensors", "recipe.json", "state.pt"}
+    assert names == {"weights.safetensors", "recipe.json", "state.pt", "log.jsonl"}
 
 
 def test_a_batch_that_cannot_be_shared_out_is_one_line(tmp_path):
