@@ -103,6 +103,7 @@ def test_a_trained_codec_without_channels_is_the_masked_one_also_behind_a_file(n
     again = registry.create("plugin", "only", path).eval()
     assert largest_difference(small, again, [clip(3)]) == 0
     assert widths(again) == widths(small)
+    assert widths(shrunk_copy(codec, kept)) == widths(small)  # also where groups are found anew
 
 
 def parameters(codec):
