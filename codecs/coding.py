@@ -13,6 +13,7 @@ from torch.distributions import Laplace, Normal
 
 from lvc.coder import Writer
 from lvc.errors import UserError
+from lvc.frame import HYPER_STRIDE, LATENT_STRIDE
 from lvc.indices import MARGIN
 from lvc.pictures import SIZE_MULTIPLE
 from lvc.program import CodedTensors, Networks, Tensors, code_frame
@@ -32,9 +33,7 @@ class TorchNetworks:
         graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)
         every: list[DecoderGraph | WaveGraph] = [*graphs, *self.coding.waves]
         self._graphs = {graph.name: graph for graph in every}
-        self._channels = {
-            name: spec.channels for graph in graphs for name, spec in graph.inputs.items()
-        }
+        self._shapes = {name: spec for graph in graphs for name, spec in graph.inputs.items()}
         self._tables = {name: hyper_tables(prior) for name, prior in self.coding.priors.items()}
 
     @cached_property
@@ -56,7 +55,11 @@ class TorchNetworks:
         return dict(zip(found.outputs, arrays, strict=True))
 
     def channels(self, name: str) -> int:
-        return self._channels[name]
+        return self._shapes[name].channels
+
+    def stride(self, name: str) -> int:
+        usual = HYPER_STRIDE if name.endswith("_hyper") else LATENT_STRIDE
+        return self._shapes[name].stride if name in self._shapes else usual
 
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         return self._tables[stream]
@@ -65,6 +68,11 @@ class TorchNetworks:
     def quantiser(self, stream: str, rate: float | None) -> np.ndarray:
         basic, scales = self.coding.quantisers[stream]
         return basic.float().cpu().numpy() * rate_factor(scales.float().cpu().numpy(), rate)
+
+    @torch.no_grad()
+    def factor(self, name: str, rate: float | None) -> np.ndarray:
+        points = self.coding.factors[name].float().cpu().numpy()
+        return rate_factor(points, rate).reshape(1, 1, 1, 1)
 
     def tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
@@ -93,6 +101,10 @@ class _OnDevice(Mapping):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._networks.tensor(self._arrays[name])
+
+    def get(self, name: str, default: Tensor | None = None) -> Tensor | None:  # type: ignore[override]
+        # The base class would wait for a KeyError, which `lvc.program` has better words for.
+        return self[name] if name in self._arrays else default
 
     def __iter__(self):
         return iter(self._arrays)
@@ -190,6 +202,7 @@ def entropy_of(codec: VideoCodec) -> dict:
     """Everything but the graphs that a decoder needs, as JSON can hold it."""
     coding = codec.coding()
     tables = {stream: hyper_tables(prior) for stream, prior in coding.priors.items()}
+    factors = {name: _listed(points) for name, points in coding.factors.items()}
     return {
         "hyper": {
             stream: [{"first": t.first, "frequencies": t.frequencies.tolist()} for t in own]
@@ -199,6 +212,8 @@ def entropy_of(codec: VideoCodec) -> dict:
             stream: {"basic": _listed(basic), "points": _listed(points)}
             for stream, (basic, points) in coding.quantisers.items()
         },
+        # Left out where there are none: bundles of other codecs stay what they were.
+        **({"factors": factors} if factors else {}),
     }
 
 

@@ -37,7 +37,9 @@ class GDN(CompressAIGDN):
     """
 
     def __init__(self, channels: int, inverse: bool = False) -> None:
-        super().__init__(channels, inverse=inverse)
+        with torch.device("cpu"):  # it computes with its constants, which lie there
+            super().__init__(channels, inverse=inverse)
+        self.to(torch.get_default_device())
         for module in self.modules():
             module._non_persistent_buffers_set.update(module._buffers)
 
@@ -135,6 +137,16 @@ class SubpelConv(nn.Sequential):
         return self.inner.out_channels // self.factor**2
 
 
+class GroupedConv(nn.Conv2d):
+    """A 1x1 convolution in groups: equal, consecutive parts of inputs and of outputs by themselves.
+
+    A type of its own, since every group has to lose as many channels as every other one.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__(inputs, outputs, 1, groups=groups)
+
+
 class ResBlock(nn.Module):
     """x + conv2(act(conv1(act(x)))), both 3x3; act is LeakyReLU of `slope`, at 0 ReLU."""
 
@@ -168,6 +180,16 @@ class ActivatedResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x)
+
+
+def in_a_row(count: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """`count` layers, one behind the other; a single one keeps its own name in the state dict."""
+    return make() if count == 1 else nn.Sequential(*(make() for _ in range(count)))
+
+
+def has_values(network: nn.Module) -> bool:
+    """Whether there are weights, and not just their shapes (torch's "meta" device)."""
+    return not any(parameter.is_meta for parameter in network.parameters())
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

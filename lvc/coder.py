@@ -146,7 +146,7 @@ class Reader:
 
 
 def model_of(table: Table) -> Model:
-    """What constriction calls a model of exactly these frequencies.
+    """Constriction's name for a model of exactly these frequencies.
 
     It gives every symbol one unit and shares out the rest in proportion; given each frequency
     less one, the proportion is 1.

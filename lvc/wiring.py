@@ -7,22 +7,23 @@ behind whatever that leads to. Each name has one shape wherever it stands.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .program import Step, latent_of
+from .frame import LATENT_STRIDE
+from .kinds import kept_by, kind_of
 from .rules import within
-
-LATENT_STRIDE, HYPER_STRIDE = 16, 64
-KEPT = ("feature", "latent", "motion_latent")
-"""What the next frame finds, as previous_ and its name, beside the picture."""
+from .steps import Step, latent_of
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape of a tensor (1, channels, height / stride, width / stride)."""
+    """Shape of a tensor (1, channels, height / stride, width / stride); with stride 0 it is
+    (1, channels, 1, 1) at any size."""
 
     channels: int
     stride: int
 
     def __str__(self) -> str:
+        if not self.stride:
+            return f"{self.channels} channels of one number each"
         return f"{self.channels} channels at 1/{self.stride} of the size"
 
 
@@ -31,8 +32,9 @@ class Wiring:
     """Graphs as bundle.json lists them, by name, and the program that is to run them.
 
     `tables`, `quantisers`: by stream for how many channels entropy.json has one. `before`: what the
-    program is first started with, {"reference"}, or nothing for I frames. Making a wiring raises
-    ValueError where the program does not fit.
+    program is first started with, {"reference"}, or nothing for I frames. `factors`: the tensors
+    that entropy.json has the rate points' factors of. Making a wiring raises ValueError where the
+    program does not fit.
     """
 
     graphs: Mapping[str, Mapping]
@@ -40,17 +42,18 @@ class Wiring:
     tables: Mapping[str, int]
     quantisers: Mapping[str, int]
     before: Collection[str]
+    factors: Collection[str] = ()
     shapes: dict[str, Shape] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._note("frame", Shape(3, 1))
-        self._note("reference", Shape(3, 1))
+        self.note("frame", 3, 1)
+        self.note("reference", 3, 1)
         for name, graph in self.graphs.items():
             with within(f"graph {name}"):
-                self._note_inputs(graph)
+                self._note_inputs(name, graph)
         for number, step in enumerate(self.steps):
             with within(_where(number, step)):
-                self._note_step(step)
+                kind_of(step).note(self)
         before, seen = frozenset(self.before), set()
         while before not in seen:
             seen.add(before)
@@ -59,102 +62,80 @@ class Wiring:
 
     def used(self) -> list[str]:
         """The graphs that the program runs."""
-        named = {name for step in self.steps for name in _graphs_of(step)}
+        named = {name for step in self.steps for name in kind_of(step).graphs()}
         return [name for name in self.graphs if name in named]
 
     # ------------------------------------------------------------------ shapes
 
-    def _note(self, name: str, shape: Shape) -> None:
+    def note(self, name: str, channels: int, stride: int) -> None:
+        """A tensor's shape; ValueError where it has another one elsewhere."""
+        shape = Shape(channels, stride)
         if (known := self.shapes.setdefault(name, shape)) != shape:
             raise ValueError(f"{name} has {shape} here and {known} elsewhere")
 
-    def _note_inputs(self, graph: Mapping) -> None:
+    def _note_inputs(self, graph_name: str, graph: Mapping) -> None:
+        if not graph.get("positions") and not any(i["stride"] for i in graph["inputs"].values()):
+            raise ValueError("no input has the frame's size")
         for name, given in graph["inputs"].items():
-            shape = Shape(given["channels"], given.get("stride", LATENT_STRIDE))
+            # 0 is a stride as well.
+            stated = given.get("stride")
+            stride = self._stride_of_positions(graph_name) if stated is None else stated
+            shape = given["channels"], stride
             name = tensor_of(graph, name)
-            self._note(name, shape)
+            self.note(name, *shape)
             if name.startswith("previous_"):
-                self._note(name.removeprefix("previous_"), shape)
+                self.note(name.removeprefix("previous_"), *shape)
 
-    def _note_step(self, step: Step) -> None:
-        if step.kind == "first":
-            self._note(step.name, Shape(3 * step.copies, 1))
-        elif step.kind == "hyper":
-            channels = self._told("hyper", "tables", step, f"{step.name}_hyper", self.tables)
-            self._note(f"{step.name}_hyper", Shape(channels, HYPER_STRIDE))
-        elif step.kind != "run":
-            latent = latent_of(step.name)
-            if latent not in self.shapes:
-                raise ValueError(f"no graph has {latent} as an input")
-            shape = Shape(self.shapes[latent].channels, LATENT_STRIDE)
-            for name in (latent, *_expected(step), *_yielded(step)):
-                self._note(name, shape)
-            if step.kind == "fields":
-                self._note(f"{step.name}_first", shape)
-                self._told("quantisers", "factors", step, latent, self.quantisers)
+    def _stride_of_positions(self, graph_name: str) -> int:
+        """A graph of positions states none: it is that of the latent which is read by it."""
+        read = [latent_of(step.name) for step in self.steps if step.graph == graph_name]
+        inputs = [graph["inputs"] for graph in self.graphs.values() if not graph.get("positions")]
+        stated = [given[name]["stride"] for name in read for given in inputs if name in given]
+        return stated[0] if stated else LATENT_STRIDE
 
-    def _told(self, key: str, what: str, step: Step, name: str, given: Mapping[str, int]) -> int:
-        """The number of channels that entropy.json has tables or factors of."""
+    def latent_shape(self, latent: str) -> Shape:
+        """That of a latent which some graph reads; ValueError where none does."""
+        if latent not in self.shapes:
+            raise ValueError(f"no graph has {latent} as an input")
+        return self.shapes[latent]
+
+    def told(self, key: str, what: str, stream: str, name: str, given: Mapping[str, int]) -> int:
+        """The number of channels of `name` that entropy.json has tables or factors of."""
         where = f"entropy.json: {key}"
-        if (found := given.get(step.name)) is None:
-            raise ValueError(f"{where}: there is none of {step.name}")
+        if (found := given.get(stream)) is None:
+            raise ValueError(f"{where}: there is none of {stream}")
         if name in self.shapes and (wanted := self.shapes[name].channels) != found:
             raise ValueError(
-                f"{where}.{step.name}: {found} {what} for the {wanted} channels of {name}"
+                f"{where}.{stream}: {found} {what} for the {wanted} channels of {name}"
             )
         return found
+
+    def stride(self, name: str) -> int | None:
+        """The stride of a tensor, where it is known."""
+        return self.shapes[name].stride if name in self.shapes else None
+
+    def is_latent_before(self, name: str) -> bool:
+        """Whether it is a latent of the frame before, which behind an I frame is zero."""
+        read = {latent_of(step.name) for step in self.steps if step.kind not in ("first", "run")}
+        latent = name.removeprefix("previous_")
+        return latent != name and (latent in read or self.stride(name) == LATENT_STRIDE)
 
     # ------------------------------------------------------------------ the flow
 
     def _follow(self, before: frozenset[str]) -> frozenset[str]:
-        """What a frame leaves to the next one, of what was there before it."""
+        """The tensors that a frame leaves to the next one, of those that were there before it."""
         behind_intra = not any(name.startswith("previous_") for name in before)
         known = set(before)
         for number, step in enumerate(self.steps):
             with within(_where(number, step)):
-                known |= self._made(step, known, behind_intra)
+                known |= kind_of(step).made(self, known, behind_intra)
         if "frame" not in known:
             raise ValueError("the program makes no frame")
-        return frozenset({"reference", *(f"previous_{name}" for name in KEPT if name in known)})
+        kept = kept_by(self.steps)
+        return frozenset({"reference", *(f"previous_{name}" for name in kept if name in known)})
 
-    def _made(self, step: Step, known: set[str], behind_intra: bool) -> set[str]:
-        """The tensors that a step makes of those that are known."""
-        if step.kind == "first":
-            if behind_intra:
-                _need(["reference"], known)
-            return {step.name} if behind_intra else set()
-        if step.kind == "hyper":
-            return {f"{step.name}_hyper"}
-        if step.kind == "run":
-            return self._run(step, known, behind_intra)
-        _need(_expected(step), known)
-        if step.kind == "waves":
-            at_latents = {n for n in known if self._stride(n) == LATENT_STRIDE}
-            graph = self._graph(step.graph, positions=True)
-            _need(graph["inputs"], at_latents | {f"{latent_of(step.name)}_patch"})
-            _need(_yielded(step), graph["outputs"])
-        if step.kind == "fields":
-            graph = self._graph(step.graph)
-            _need(graph["inputs"], known | {f"{step.name}_first"})
-            _need(_yielded(step), graph["outputs"])
-        return {latent_of(step.name)}
-
-    def _run(self, step: Step, known: set[str], behind_intra: bool) -> set[str]:
-        graphs = {name: self._graph(name) for name in _graphs_of(step)}
-        graph = graphs[step.after_intra if behind_intra and step.after_intra else step.name]
-        # Behind an I frame the latents of the frame before are zero.
-        zero = {
-            name
-            for name in graph["inputs"]
-            if behind_intra and name.startswith("previous_") and self._stride(name) == LATENT_STRIDE
-        }
-        _need(graph["inputs"], known | zero)
-        return set(graph["outputs"])
-
-    def _stride(self, name: str) -> int | None:
-        return self.shapes[name].stride if name in self.shapes else None
-
-    def _graph(self, name: str, positions: bool = False) -> Mapping:
+    def graph(self, name: str, positions: bool = False) -> Mapping:
+        """The graph of this name, one of single positions or not; else ValueError."""
         if name not in self.graphs:
             raise ValueError(f"there is no graph {name!r}")
         if bool(self.graphs[name].get("positions")) != positions:
@@ -170,27 +151,3 @@ def tensor_of(graph: Mapping, name: str) -> str:
 
 def _where(number: int, step: Step) -> str:
     return f"steps[{number}] ({step.kind} {step.name})"
-
-
-def _graphs_of(step: Step) -> list[str]:
-    if step.kind == "run":
-        return [step.name, *([step.after_intra] if step.after_intra else [])]
-    return [step.graph] if step.kind in ("waves", "fields") else []
-
-
-def _expected(step: Step) -> list[str]:
-    """The tensors that a step that reads a latent finds."""
-    parts = {"plain": ("mean", "scale"), "fields": ("mean", "scale", "step")}
-    return [f"{step.name}_{part}" for part in parts.get(step.kind, ())]
-
-
-def _yielded(step: Step) -> list[str]:
-    """The tensors that a step wants of its own graph."""
-    parts = {"waves": ("mean", "scale"), "fields": ("second_mean", "second_scale")}
-    return [f"{step.name}_{part}" for part in parts.get(step.kind, ())]
-
-
-def _need(names: Collection[str], known: Collection[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"nothing has made {name}")

@@ -2,8 +2,9 @@
 
     teacher -> sparse training -> shrink -> fine-tune -> evaluate -> export -> measure -> report
 
-Every step leaves its result in the run's folder and is skipped when it is there already; the same
-command after a crash goes on where it stopped.
+What export and coding need of the codec is tried before anything is trained. Every step leaves its
+result in the run's folder and is skipped when it is there already; the same command after a crash
+goes on where it stopped.
 """
 
 from pathlib import Path
@@ -13,7 +14,8 @@ from prune.cli import main, recipe_parser
 from prune.pipeline import work as pipeline
 from prune.pipeline.assemble import assemble, pictures
 from prune.pipeline.job import Job
-from prune.pipeline.steps import Steps
+from prune.pipeline.steps import RECORD, Steps
+from prune.pipeline.tried import try_out
 from prune.progress import console, warn
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import Recipe
@@ -33,6 +35,8 @@ def run(recipe: Recipe, base: str | Path = ".") -> Report:
     job.check()
     for warning in job.warnings:
         warn(warning)
+    if not (recipe.output / "sparse" / RECORD).exists():
+        console.print(f"tried: {try_out(job)}")
     step = Steps(recipe.output)
 
     def dump(*names: str) -> list[dict]:

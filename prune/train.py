@@ -37,7 +37,9 @@ def train(
     base = Path(base)
     torch.manual_seed(recipe.seed)
     section = recipe.codec
-    codec = vcodecs.create(section.name, section.preset, section.checkpoint, base)
+    start = section.checkpoint
+    file, key = (start.path, start.key) if start else (None, None)
+    codec = vcodecs.create(section.name, section.preset, file, base, key)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)
@@ -62,6 +64,8 @@ def _claim(recipe: TeacherRecipe, go_on: bool) -> None:
     """Record what this folder trains; refuse where it trains something else."""
     mine = recipe.model_dump(mode="json", include={"codec", "data", "train", "seed"})
     mine["data"].pop("workers")
+    for key in ("train", "eval"):
+        mine["data"][key] = [spec.compared() for spec in getattr(recipe.data, key)]
     mine["train"].pop("checkpoint_seconds")
     record, state = recipe.output / RECORD, recipe.output / STATE
     if state.exists():

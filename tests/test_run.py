@@ -79,6 +79,10 @@ def test_the_report_holds_what_was_asked_for(finished):
     assert report.parity.torch_vs_onnx <= 1e-4
     assert report.parameters.total.sparse < report.parameters.total.dense
     assert [entry.dataset for entry in report.quality] == ["procedural"]
+    anchors = report.quality[0].anchors
+    assert [(one.codec, one.qp) for one in anchors] == [
+        (f"{codec} medium", qp) for codec in ("x264", "x265") for qp in (22, 27, 32, 37)
+    ]
     assert report.latency[0].threads == 1
     assert set(report.times) == set(ALL)
     assert "<svg" in (out / "report.html").read_text()

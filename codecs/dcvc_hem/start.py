@@ -141,8 +141,10 @@ def _copy_through(codec: "DCVCHEM") -> None:
     show_colours(reconstruction.recon_conv)
 
 
-def _copy_through_unet(unet: UNet) -> None:
+def _copy_through_unet(unet: nn.Module) -> None:
+    assert isinstance(unet, UNet)
     for block in (unet.conv1, unet.up_conv2):
+        assert isinstance(block, GatedBlock)
         copy_channels(block.up_dim, 0, COLOURS)
         silence(layer_of(block.conv, 2, nn.Conv2d), COLOURS)
 

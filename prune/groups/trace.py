@@ -210,7 +210,7 @@ def _full_reference(codec: VideoCodec, frame: Tensor) -> Reference:
 
 
 def _present(reference: Reference) -> dict[str, Tensor]:
-    return {key: value for key, value in vars(reference).items() if value is not None}
+    return reference.tensors()
 
 
 # ---------------------------------------------------------------------- watching a pass

@@ -22,7 +22,9 @@ from torch.nn import functional as F
 from lvc.bundle import BUNDLE, ENTROPY, FORMAT, file_hash, session
 from lvc.files import atomic_write, replacing
 from lvc.pictures import SIZE_MULTIPLE
+from lvc.steps import Step
 from prune.onnx_export.deformable import onnx_translations
+from prune.onnx_export.refusal import explained
 from vcodecs import DecoderGraph, UserError, VideoCodec
 from vcodecs.coding import can_code, entropy_of, identity
 from vcodecs.contract import WaveGraph
@@ -53,8 +55,8 @@ def export_bundle(
     """Write the bundle to `folder`; returns the largest relative difference to torch.
 
     `deformable`: what deformable convolutions become. Torch computes them by its own operator.
-    UserError when onnxruntime and torch differ by more than 1e-4 in any output: then nothing
-    that claims to be a bundle is left behind.
+    UserError when a graph cannot be exported, or onnxruntime and torch differ by more than 1e-4 in
+    any output: then nothing that claims to be a bundle is left behind.
     """
     folder = Path(folder)
     # Until it is whole again there is no bundle here, whatever an earlier export left.
@@ -67,7 +69,7 @@ def export_bundle(
     entries = []
     for graph in graphs:
         path = folder / f"{graph.name}.onnx"
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, explained(graph.name):
             with computed_by(folded, deformable):
                 _export_graph(graph, temporary, size.dynamic)
             worst = max(worst, _check(graph.name, temporary, _cases(folded, graph.name, size)))
@@ -100,6 +102,9 @@ def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     inputs = {}
     for name, shape in graph.input_shapes().items():
+        if graph.inputs[name].stride == 0:
+            inputs[name] = generator.uniform(0.5, 2, shape).astype(np.float32)
+            continue
         if graph.inputs[name].stride >= SMOOTH:
             inputs[name] = np.round(generator.normal(0, 2, shape)).astype(np.float32)
             continue
@@ -143,6 +148,8 @@ def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
 
 def _dynamic_shape(stride: int) -> dict[int, object]:
     """Sides as multiples of one pair of dimensions, so that all inputs of a graph agree."""
+    if stride == 0:
+        return {}  # one number a channel, at any size
     factor = SIZE_MULTIPLE // stride
     sides = [Dim("h", min=1, max=LARGEST), Dim("w", min=1, max=LARGEST)]
     return {2 + i: side if factor == 1 else factor * side for i, side in enumerate(sides)}
@@ -211,7 +218,7 @@ def _export_wave(codec: VideoCodec, wave: WaveGraph, folder: Path) -> dict:
         }
 
     module = _Wave(codec, wave)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, explained(wave.name):
         shapes = tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs)
         _write_onnx(module, inputs(3), wave.outputs, shapes, temporary)
         _check(wave.name, temporary, [(module, inputs(count)) for count in (3, 1, 40)])
@@ -242,20 +249,30 @@ def _coding(codec: VideoCodec, folder: Path) -> dict | None:
     atomic_write(path, json.dumps(entropy_of(codec)) + "\n")
     return {
         "weights": identity(codec),
-        "steps": [asdict(step) for step in codec.coding().steps],
+        "steps": [_step(step) for step in codec.coding().steps],
         "entropy": {"file": path.name, "sha256": file_hash(path)},
     }
+
+
+def _step(step: Step) -> dict:
+    """A step as JSON; `graphs` only where there are some, so that older players read the rest."""
+    return {key: value for key, value in asdict(step).items() if key != "graphs" or value}
 
 
 @contextlib.contextmanager
 def _silence():
     """The exporter prints its progress and notes to its own developers: keep them back."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    names = ("torch.onnx", "torch.fx", "torch.export", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

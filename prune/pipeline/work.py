@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lvc.decode import INTRA_FOLDER
 from prune.data.source import ClipError
+from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
 from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency, providers
@@ -120,7 +121,13 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
             pictures=section.pictures if number == 0 else 0,
             bits=section.bits,
         )
-        entries.append(result.quality_entry(source.name))
+        entry = result.quality_entry(source.name)
+        if section.anchors:
+            console.print(f"  {', '.join(section.anchors)} on {source.name}")
+            entry["anchors"] = anchor_points(
+                source, section.anchors, section.frames, section.gop, section.clips
+            )
+        entries.append(entry)
         notes += result.warnings
         if result.bits != section.bits:
             notes.append(

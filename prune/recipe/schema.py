@@ -10,8 +10,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -67,10 +69,27 @@ def _as_lagrangian(value: Any) -> Any:
 Lagrangian = Annotated[float | list[float], PlainValidator(_as_lagrangian)]
 
 
+class CheckpointSection(Section):
+    """Weights to start from. A bare string stands for a `path`."""
+
+    path: str = Field(description="file, or the name of bundled weights")
+    key: str | None = Field(None, description="which weights, where a file has several: params_ema")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _as_written_without_key(self, handler: SerializerFunctionWrapHandler) -> Any:
+        # A run that was begun before there were keys goes on: what it was made from is the same.
+        return self.path if self.key is None else handler(self)
+
+
 class CodecSection(Section):
     name: str
     preset: str = "official"
-    checkpoint: str | None = Field(None, description="file, or the name of bundled weights")
+    checkpoint: CheckpointSection | None = None
     lagrangian: Lagrangian = Field(
         1024.0, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
     )
@@ -160,6 +179,9 @@ class EvaluateSection(Section):
     intra: str = "hevc:qp=22"
     bits: Bits = Field("real", description="of P frames: entropy-coded, or estimates")
     pictures: int = Field(3, ge=0, description="clips whose frames the report shows")
+    anchors: list[Literal["h264", "hevc", "av1"]] = Field(
+        ["h264", "hevc"], description="conventional codecs beside them; [] for none"
+    )
 
 
 class ExportSection(Section):
