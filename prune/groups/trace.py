@@ -21,9 +21,15 @@ from torch.overrides import TorchFunctionMode
 from lvc.pictures import SIZE_MULTIPLE
 from prune.groups.layer_rules import custom_pruners
 from vcodecs import CodedFrame, Reference, VideoCodec
-from vcodecs.layers import SubpelConv
+from vcodecs.layers import GroupedConv, SubpelConv
+from vcodecs.motion import MovedGroups
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, SubpelConv)
+
+
+BROADCASTING = frozenset(
+    f"{form}{name}{form}" for name in ("mul", "add", "sub") for form in ("", "__")
+) | {"__rmul__", "__radd__", "__rsub__", "multiply", "div", "true_divide", "__truediv__"}
 
 
 class Boundary(nn.Conv2d):
@@ -48,18 +54,18 @@ class Probe(nn.Module):
     def __init__(self, codec: VideoCodec, reference: Reference) -> None:
         super().__init__()
         self.codec = codec
-        widths = {key: value.shape[1] for key, value in _present(reference).items()}
+        widths = {key: value.shape[1] for key, value in reference.tensors().items()}
         entries = {f"reference_{key}": Boundary(width) for key, width in widths.items()}
         self.entries = nn.ModuleDict({"frame": Boundary(3), **entries})
         self.exits = nn.ModuleDict({f"reference_{key}": Boundary(w) for key, w in widths.items()})
         self.sums = nn.ModuleDict()
 
     def enter(self, reference: Reference) -> Reference:
-        parts = _present(reference).items()
-        return Reference(**{key: self.entries[f"reference_{key}"](x) for key, x in parts})
+        parts = reference.tensors().items()
+        return reference.with_tensors({k: self.entries[f"reference_{k}"](x) for k, x in parts})
 
     def leave(self, reference: Reference) -> list[Tensor]:
-        return [self.exits[f"reference_{key}"](x) for key, x in _present(reference).items()]
+        return [self.exits[f"reference_{key}"](x) for key, x in reference.tensors().items()]
 
 
 Indices = dict[tuple[str, str], set[int]]
@@ -109,7 +115,8 @@ class Traced:
 def trace(codec: VideoCodec) -> Traced:
     """Build the dependency graph of a P frame behind another, with its full reference.
 
-    And of one behind an I frame, where a layer then reads what it otherwise does not.
+    And of later ones, and of one behind an I frame, where a layer then reads what it otherwise
+    does not.
 
     The codec is left as it was; no random numbers are drawn from torch's global generator.
     """
@@ -119,19 +126,18 @@ def trace(codec: VideoCodec) -> Traced:
         torch.manual_seed(0)
         device = next(codec.parameters()).device
         frame = torch.rand(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE, device=device)
-        full = _full_reference(codec.eval(), frame)
+        full, *later = _full_references(codec.eval(), frame)
         probe = Probe(codec, full).to(device).eval()
         probe.requires_grad_(True)  # frozen parameters would be missing from the graph
         # A first pass finds the constants that the codec concatenates, which need boundaries as
         # well, and its sums.
-        references, bare = [full], Reference(full.frame)
+        references = [full]
         first = _watch(probe, frame, references)
-        if not _watch(probe, frame, [bare]).edges <= first.edges:
-            references.insert(0, bare)
-            first = _watch(probe, frame, references)
-        boundaries = {
-            f"constant_{i}": Boundary(width).to(device) for i, width in enumerate(first.constants)
-        }
+        for other in (*later, Reference(full.frame)):
+            if not _watch(probe, frame, [other]).edges <= first.edges:
+                references.insert(0, other)
+                first = _watch(probe, frame, references)
+        boundaries = {name: Boundary(width).to(device) for name, width in first.constants.items()}
         probe.entries.update(boundaries)
         probe.sums.update({str(i): Sum(width).to(device) for i, width in enumerate(first.sums)})
         traced = _build(probe, frame, references)
@@ -162,7 +168,8 @@ def _build(probe: Probe, frame: Tensor, references: Sequence[Reference]) -> Trac
             # Torch-Pruning guesses these widths from the neighbours, and errs behind a slice.
             node.module.concat_sizes = watch.concatenated[node.grad_fn]
     steering, results = watch.layers_behind(watch.grids), watch.layers_behind(watch.results)
-    return Traced(probe, graph, steering, results, [*_split_bundles(watch), *_fetch_bundles(watch)])
+    bundles = (*_split_bundles(watch), *_fetch_bundles(watch), *_group_bundles(probe.codec, watch))
+    return Traced(probe, graph, steering, results, list(bundles))
 
 
 def _split_bundles(watch: "Watch") -> Iterator[Indices]:
@@ -188,14 +195,32 @@ def _fetch_bundles(watch: "Watch") -> Iterator[Indices]:
                 }
 
 
+def _group_bundles(codec: VideoCodec, watch: "Watch") -> Iterator[Indices]:
+    """Equal, consecutive groups of channels stay equal: each loses the same ones."""
+    for x, groups in watch.moved:
+        for name in watch.layers_behind([x]):
+            yield from _alike(name, "out", x.shape[1], groups)
+    for name, layer in codec.named_modules():
+        if isinstance(layer, GroupedConv):
+            yield from _alike(name, "in", layer.in_channels, layer.groups)
+            yield from _alike(name, "out", layer.out_channels, layer.groups)
+
+
+def _alike(name: str, side: str, channels: int, groups: int) -> Iterator[Indices]:
+    each = channels // groups
+    for i in range(each):
+        yield {(name, side): {i + g * each for g in range(groups)}}
+
+
 @torch.no_grad()
-def _full_reference(codec: VideoCodec, frame: Tensor) -> Reference:
-    """A reference with every field that the codec uses: the one behind a first P frame."""
-    return codec.code(frame, Reference(frame.flip(-1)), codec.rates()[0], None).reference
-
-
-def _present(reference: Reference) -> dict[str, Tensor]:
-    return {key: value for key, value in vars(reference).items() if value is not None}
+def _full_references(codec: VideoCodec, frame: Tensor) -> list[Reference]:
+    """References with every field that the codec uses: those behind the first P frames, as many
+    as take turns."""
+    reference, found = Reference(frame.flip(-1)), []
+    for _ in range(codec.turns):
+        reference = codec.code(frame, reference, codec.rates()[0], None).reference
+        found.append(reference)
+    return found
 
 
 # ---------------------------------------------------------------------- watching a pass
@@ -237,7 +262,11 @@ class Watch(TorchFunctionMode):
         self.grids: list[Tensor] = []
         self.splits: list[tuple[Tensor, int]] = []
         self.fetches: list[Fetch] = []
-        self.constants: list[int] = []
+        self.moved: list[tuple[Tensor, int]] = []
+        """What moves in groups of channels, and in how many."""
+        self.constants: dict[str, int] = {}
+        """Widths of what is concatenated and was made of nothing: `nothing_` are zeros."""
+        self.zeros: list[Tensor] = []
         self.sums: list[int] = []
         self.concatenated: dict[object, list[int]] = {}
 
@@ -263,7 +292,24 @@ class Watch(TorchFunctionMode):
             return self._sum(function(*args, **kwargs), args[0])
         if name == "stack":
             return self._stack(function, *args, **kwargs)
+        if name in BROADCASTING and len(args) == 2:
+            return function(*self._without_one_channel(*args), **kwargs)
+        if name in ("zeros", "zeros_like", "new_zeros"):
+            self.zeros.append(function(*args, **kwargs))
+            return self.zeros[-1]
         return function(*args, **kwargs)
+
+    def _without_one_channel(self, *operands: Any) -> tuple:
+        """The operands of an element-wise function. What has one channel for all of another's
+        is read by none of them in particular: without an edge, all would be tied to each other."""
+        a, b = operands
+        both = isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() == b.dim() == 4
+        if not both or a.shape[1] == b.shape[1]:
+            return operands
+        one = a if a.shape[1] == 1 else b
+        if self.layers_behind([one]):
+            self.outputs.append(one)
+        return tuple(x.detach() if x is one else x for x in operands)
 
     def _sum(self, total: Tensor, summed: Tensor) -> Tensor:
         """A sum over channels: read by a layer of its own, and without an edge to what follows."""
@@ -290,6 +336,14 @@ class Watch(TorchFunctionMode):
         self.fetches.append(Fetch(moved, offsets, input.shape[1], groups))
         return moved
 
+    def move(self, module: nn.Module, inputs: tuple, _made: Tensor) -> Tensor:
+        """Moved groups of channels without the edges from what steers and gates them."""
+        assert isinstance(module, MovedGroups)
+        x, motion, gates = inputs
+        self.outputs += [motion, gates]
+        self.moved.append((x, module.groups))
+        return torch.cat((x,) * module.places, dim=1)
+
     def _concatenate(
         self, function: Callable, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any
     ) -> Tensor:
@@ -314,8 +368,10 @@ class Watch(TorchFunctionMode):
         return function(tensors, dim, **kwargs)
 
     def _constant(self, x: Tensor) -> Tensor:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(x.shape[1])
+        # Zeros stay zeros, however many there are of them.
+        kind = "nothing" if any(x is zeros for zeros in self.zeros) else "constant"
+        name = f"{kind}_{len(self.constants)}"
+        self.constants[name] = x.shape[1]
         return self.entries[name](x) if name in self.entries else x
 
     def _split(self, parts: tuple[Tensor, ...], whole: Tensor) -> tuple[Tensor, ...]:
@@ -373,6 +429,11 @@ def _hooks(codec: VideoCodec, watch: Watch) -> Iterator[None]:
     ]
     hooks += [
         codec.get_submodule(n).register_forward_hook(collect) for n in codec.decoder_modules()
+    ]
+    hooks += [
+        module.register_forward_hook(watch.move)
+        for module in codec.modules()
+        if isinstance(module, MovedGroups)
     ]
     try:
         yield
