@@ -1,4 +1,4 @@
-"""What x265, x264 and SVT-AV1 need on the same clips: rate and RGB-PSNR, with real bits.
+"""x265, x264 and SVT-AV1 on the same clips: rate and RGB-PSNR, with real bits.
 
     python benchmarks/anchors.py --source CLIPS --frames 9
     python benchmarks/anchors.py --source CLIPS --frames 9 --bpp 0.05 0.1 0.2 > anchors.json

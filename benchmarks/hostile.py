@@ -232,7 +232,7 @@ def sort(target, ending):
 
 
 def said(ending):
-    """What the message says is wrong with a packet, without numbers."""
+    """The fault of a packet that a message tells, without numbers."""
     if ending.how != DAMAGE:
         return ""
     problem = re.sub(r".*, packet \d+: ", "", ending.message)
@@ -256,7 +256,7 @@ def peak_memory(anew=False):
 
 @dataclass
 class Tally:
-    """What became of a class of attacks."""
+    """The outcome of a class of attacks."""
 
     ends: Counter = field(default_factory=Counter)
     said: Counter = field(default_factory=Counter)

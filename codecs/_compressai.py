@@ -1,4 +1,4 @@
-"""What we use of compressai, imported without the noise of what it imports in turn."""
+"""The parts of compressai in use, imported without the noise of what it imports in turn."""
 
 import warnings
 

@@ -1,7 +1,7 @@
-"""What every codec offers: the contract between codecs and everything that works on them."""
+"""The contract between codecs and everything that works on them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import ClassVar, Literal
@@ -14,12 +14,13 @@ from lvc.errors import UserError
 from lvc.pictures import round_up
 from lvc.program import Step
 from vcodecs.entropy import BitEstimator
+from vcodecs.finite import check_finite
 from vcodecs.parts import module_of
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a decoder keeps between frames; fields that a codec does not use stay None.
+    """State that a decoder keeps between frames; fields that a codec does not use stay None.
 
     `frame` is the decoded picture (N, 3, H, W), RGB in [0, 1]; the others are the codec's own.
     `state`: more of them, by names that the codec gives them. `position`: P frames since the I
@@ -89,15 +90,26 @@ class Stage:
     frames: int = 1
 
 
+STRIDES = (1, 2, 4, 8, 16, 32, 64)
+
+
 @dataclass(frozen=True)
 class GraphTensor:
     """Shape of a graph's input: `channels` at 1/`stride` of the frame's height and width.
 
+    `stride` is a power of two up to 64, which frames are padded to multiples of; else UserError.
     With `stride` 0 it is one value for each channel, (1, channels, 1, 1), at any size.
     """
 
     channels: int
     stride: int
+
+    def __post_init__(self) -> None:
+        if self.stride not in (0, *STRIDES):
+            raise UserError(
+                f"stride {self.stride}: tensors of decoder graphs have strides of "
+                f"{', '.join(map(str, STRIDES))}, since frames are padded to multiples of 64"
+            )
 
     def sides(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of this input for frames of that size."""
@@ -144,31 +156,46 @@ class DecoderGraph(nn.Module):
         }
 
 
-def grapher(codec: "VideoCodec", height: int, width: int) -> Callable[..., DecoderGraph]:
-    """What makes the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+Specs = Mapping[str, tuple[int, int]]
+"""Channels, and by how much smaller than the frame's the sides are, by tensor."""
 
-    It takes name, function, inputs as (channels, stride) by name, outputs, `after_intra` and
-    `in_turn`.
+
+def grapher(
+    codec: "VideoCodec", height: int, width: int, tensors: Specs | None = None
+) -> Callable[..., DecoderGraph]:
+    """A maker of the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+
+    It takes name, function, inputs, outputs, `after_intra` and `in_turn`. Inputs are names of
+    `tensors`, or (channels, stride) by name.
     """
     size = round_up(height), round_up(width)
 
     def graph(
         name: str,
         function: Callable[..., Tensor | tuple[Tensor, ...]],
-        inputs: Mapping[str, tuple[int, int]],
+        inputs: Specs | Sequence[str],
         outputs: tuple[str, ...],
         after_intra: bool = False,
         in_turn: bool = False,
     ) -> DecoderGraph:
-        specs = {key: GraphTensor(*value) for key, value in inputs.items()}
+        known = inputs if isinstance(inputs, Mapping) else tensors or {}
+        try:
+            specs = {key: GraphTensor(*known[key]) for key in inputs}
+        except UserError as error:
+            raise UserError(f"codec {codec.name}: graph {name}: {error}") from error
         return DecoderGraph(name, codec, function, specs, outputs, size, after_intra, in_turn)
 
     return graph
 
 
+def positions(tensors: Specs, *names: str) -> dict[str, int]:
+    """The inputs of a `WaveGraph`: tensors at single positions, or what lies around (_patch)."""
+    return {name: tensors[name.removesuffix("_patch")][0] for name in names}
+
+
 @dataclass(frozen=True)
 class WaveGraph:
-    """What an auto-regressive model expects of single positions, any number of them at once.
+    """An auto-regressive model's expectation of single positions, any number of them at once.
 
     `function(codec, *inputs)` of (n, C, 1, 1), and of what lies around the positions, the input
     whose name ends in "_patch" (n, C, 3, 5): two rows above, and the row of the position itself,
@@ -183,7 +210,7 @@ class WaveGraph:
 
 @dataclass(frozen=True)
 class Coding:
-    """How a codec's frames become bits: what the receiver runs, and what its latents come from.
+    """The way of a codec's frames into bits, and back into pictures.
 
     `steps`: the receiver's program. `priors`: by stream the distribution of its hyper latent.
     `analyse(stream, frame, tensors, rate)` gives the encoder's latent, in units of its quantiser,
@@ -265,7 +292,7 @@ class VideoCodec(nn.Module, ABC):
         return tuple(names)
 
     def coding(self) -> Coding:
-        """How frames are coded with real bits. UserError where a codec has only estimates."""
+        """The way into real bits. UserError where a codec has only estimates."""
         raise UserError(f"codec {self.name} has no `coding`: its bits can only be estimated")
 
     def tied_channels(self) -> tuple[tuple[str, str], ...]:
@@ -306,11 +333,14 @@ class VideoCodec(nn.Module, ABC):
     def load_official(self, state: Mapping[str, Tensor], origin: str = "the checkpoint") -> None:
         """Load the officially released weights strictly.
 
-        A missing or unknown key and a wrong shape are a UserError, which names `origin`.
+        A missing or unknown key, a wrong shape and values that are no numbers are a UserError,
+        which names `origin`; the weights are then as they were, or in part.
         """
         state = {key.removeprefix("module."): value for key, value in state.items()}
         try:
-            self.load_state_dict(self.remap_official(state), strict=True)
+            state = self.remap_official(state)
+            check_finite(self, state, origin)
+            self.load_state_dict(state, strict=True)
         except RuntimeError as error:
             # One line a problem; where nothing fits, a line lists every tensor of the network.
             problems = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()]

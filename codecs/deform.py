@@ -15,7 +15,7 @@ GROUPS = 8
 """Consecutive, equal parts of the input's channels; each has offsets of its own."""
 TAPS = 9
 Operator = Literal["DeformConv", "GridSample"]
-"""What computes it: one operator for all, or sampling and a 1x1 convolution."""
+"""Its computation: one operator for all, or sampling and a 1x1 convolution."""
 
 
 class DeformableConv(nn.Conv2d):

@@ -1,6 +1,5 @@
 """I frames by a real image or video codec, or by a learned picture codec."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import overload
@@ -11,7 +10,7 @@ from torch import Tensor
 
 import vcodecs
 from lvc.errors import UserError
-from lvc.intra import PICTURE_CODERS, PictureCoder, create_from
+from lvc.intra import PICTURE_CODERS, PictureCoder, create_from, create_pictures
 from lvc.pictures import as_float, as_picture
 from vcodecs.coding import TorchNetworks, can_code, compress
 from vcodecs.contract import CodedFrame, Reference, pad
@@ -31,7 +30,7 @@ class IntraCodec(ABC):
         """Code one picture (1, 3, H, W), RGB in [0, 1]: (what a receiver sees, bits taken)."""
 
     def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:
-        """What a receiver sees of each of (N, 3, H, W); `rates` (N,) where there are many."""
+        """The pictures that a receiver sees of (N, 3, H, W); `rates` (N,) where there are many."""
         each = [None] * len(frames) if rates is None else rates.tolist()
         shown = [self.encode(x[None], r)[0] for x, r in zip(frames, each, strict=True)]
         return torch.cat(shown)
@@ -76,9 +75,9 @@ class PictureIntra(ByteIntra):
 class NetworkIntra(IntraCodec):
     """A learned picture codec: a `VideoCodec` that reads nothing of its reference.
 
-    `checkpoint`: as for `vcodecs.create`; one of ours says itself which `codec` and `preset` it is
-    for. Pictures are coded at the rate of the P frames, or always at `rate`. Bits are real, or
-    estimates where the codec has no others.
+    `checkpoint` and `key`: as for `vcodecs.create`; a file of ours says itself which `codec` and
+    `preset` it is for. Pictures are coded at the rate of the P frames, or always at `rate`. Bits
+    are real, or estimates where the codec has no others.
     """
 
     def __init__(
@@ -87,6 +86,7 @@ class NetworkIntra(IntraCodec):
         codec: str = "",
         preset: str = "",
         rate: str | float = "",
+        key: str = "",
     ) -> None:
         from vcodecs import checkpoints
 
@@ -96,7 +96,8 @@ class NetworkIntra(IntraCodec):
         name, preset = codec or said.get("codec"), preset or said.get("preset", "official")
         if name is None:
             raise UserError(f"{checkpoint} does not say which codec it is for: give codec=...")
-        self.network = vcodecs.create(name, preset, checkpoint).eval().requires_grad_(False)
+        network = vcodecs.create(name, preset, checkpoint, key=key or None)
+        self.network = network.eval().requires_grad_(False)
         self.rated = len(self.network.rates()) > 1
         self.rate = _as_number(rate)
         if self.rated and self.rate is not None:
@@ -138,7 +139,7 @@ class NetworkIntra(IntraCodec):
     def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None: ...
 
     def _rate_of(self, rate: float | Tensor | None) -> float | Tensor | None:
-        """What the network takes: its own fixed rate, the P frames', or none at all."""
+        """The rate that the network takes: its own fixed rate, the P frames', or none at all."""
         rate = rate if self.rate is None else self.rate
         if self.rated and rate is None:
             raise UserError(f"{self.name} serves many rates: give rate=...")
@@ -162,32 +163,20 @@ def _as_number(text: str | float) -> float | None:
         raise UserError(f"rate {text!r} is not a number") from None
 
 
-def _by_frame(factory: Callable[..., PictureCoder]) -> Callable[..., PictureIntra]:
-    """The factory of an intra codec, with the options of the factory of its picture coder."""
-
-    def make(**options: int | str) -> PictureIntra:
-        return PictureIntra(factory(**options))
-
-    make.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # for inspect
-    return make
-
-
-_REGISTRY: dict[str, Callable[..., IntraCodec]] = {
-    **{name: _by_frame(factory) for name, factory in PICTURE_CODERS.items()},
-    "network": NetworkIntra,
-}
+_REGISTRY: dict[str, Callable[..., IntraCodec]] = {"network": NetworkIntra}
+"""Beside the picture coders of `lvc.intra`, which need no torch."""
 
 
 def register_intra(name: str, factory: Callable[..., IntraCodec]) -> None:
     """Add an intra codec: `factory` takes its options as keywords (whole numbers as int)."""
-    if name in _REGISTRY:
+    if name in intra_names():
         raise ValueError(f"intra codec {name!r} is registered already")
     _REGISTRY[name] = factory
 
 
 def intra_names() -> tuple[str, ...]:
     """Registered names, for `create_intra`."""
-    return tuple(_REGISTRY)
+    return (*PICTURE_CODERS, *_REGISTRY)
 
 
 def create_intra(spec: str) -> IntraCodec:
@@ -197,7 +186,9 @@ def create_intra(spec: str) -> IntraCodec:
     "network:checkpoint=dcvc_hem_intra_small". An unknown name, key or value is a UserError that
     lists the known ones.
     """
-    return create_from(_REGISTRY, spec)
+    if spec.partition(":")[0] in PICTURE_CODERS:
+        return PictureIntra(create_pictures(spec))
+    return create_from(_REGISTRY, spec, names=intra_names())
 
 
 def _to_uint8(frame: Tensor) -> np.ndarray:

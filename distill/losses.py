@@ -1,4 +1,4 @@
-"""How far a student's feature is from its teacher's."""
+"""Distances between a student's features and its teacher's."""
 
 from torch import Tensor
 from torch.nn import functional as F

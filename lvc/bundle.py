@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
+from .frame import Tensors
 from .indices import MARGIN
 from .manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
-from .program import Step, Tensors
 from .rates import rate_factor
+from .steps import Step
 from .tables import Table
 from .wiring import Wiring, tensor_of
 
@@ -94,6 +95,9 @@ class BundleNetworks:
     def channels(self, name: str) -> int:
         return self._wiring.shapes[name].channels
 
+    def stride(self, name: str) -> int:
+        return self._wiring.shapes[name].stride
+
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         return self._entropy.tables[stream]
 
@@ -151,7 +155,7 @@ class BundleNetworks:
         return opened
 
     def _check_value(self, graph: str, kind: str, value) -> None:  # noqa: ANN001
-        """What onnxruntime says of an input or output; its sides are known when it runs."""
+        """Onnxruntime's word on an input or output; its sides are known when it runs."""
         path = self._file(graph)
         if value.type != "tensor(float)":
             raise UserError(f"{path}: {kind} {value.name} holds {value.type}, not tensor(float)")

@@ -10,7 +10,7 @@ QUARTER_STEPS = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))
 
 
 def halves(shape: Sequence[int]) -> list[np.ndarray]:
-    """By step, (1, C, h, w) booleans: a checkerboard's white fields for the first half of the
+    """By step, (1, C, h, w) booleans: a checkerboard's white squares for the first half of the
     channels, its black ones for the second; then the rest (Li et al., ACM MM 2022, section 3.3).
     """
     _, channels, height, width = shape

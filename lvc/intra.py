@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -108,16 +108,18 @@ def create_pictures(spec: str) -> PictureCoder:
     return create_from(PICTURE_CODERS, spec)
 
 
-def create_from(registry: Mapping[str, Callable[..., T]], spec: str) -> T:
+def create_from(
+    registry: Mapping[str, Callable[..., T]], spec: str, names: Iterable[str] = ()
+) -> T:
     """Call the factory that `spec`, "NAME:key=value,...", names in `registry` with its options.
 
     Options are keywords of the factory, whole numbers as int. An unknown name or key, and a value
-    that the factory refuses, is a UserError that says what is allowed.
+    that the factory refuses, is a UserError that says what is allowed: `names`, or the registry's.
     """
     name, _, rest = spec.partition(":")
     if name not in registry:
         raise UserError(
-            f"intra codec {name!r} is unknown: choose one of {', '.join(registry)}, "
+            f"intra codec {name!r} is unknown: choose one of {', '.join(names or registry)}, "
             'such as "hevc:qp=22"'
         )
     factory = registry[name]

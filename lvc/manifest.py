@@ -77,7 +77,7 @@ def file_hash(path: Path) -> str:
 
 
 def _read(path: Path, parsed: Callable[[Any], Any]) -> Any:
-    """What `parsed` makes of a JSON file; its ValueErrors become the user's."""
+    """A JSON file as `parsed` has it; its ValueErrors become the user's."""
     try:
         return parsed(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:

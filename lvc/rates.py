@@ -1,8 +1,13 @@
 """The factor of a rate between a codec's rate points."""
 
+from typing import Any
+
 import numpy as np
 
 from .errors import UserError
+
+Factor = Any
+"""A number or an array, of numpy or torch."""
 
 SMALLEST_SCALE = 0.01
 """Least value of a rate point's factor, as in the official bitstream."""
@@ -21,7 +26,16 @@ def rate_factor(points: np.ndarray, rate: float | None) -> np.ndarray:
     if rate is None or not 0 <= rate <= last:
         raise RateError(f"rate {rate}: this codec takes one from 0 to {last}")
     points = np.maximum(points.astype(np.float32).ravel(), np.float32(SMALLEST_SCALE))
-    low = min(int(rate), len(points) - 2) if len(points) > 1 else 0
-    part = np.float32(rate - low)
-    high = points[min(low + 1, len(points) - 1)]
-    return (points[low] * (high / points[low]) ** part).reshape(1, 1, 1, 1)
+    nearest = round(rate)
+    part = np.float32(rate - nearest)
+    neighbour = nearest + int(np.sign(part))
+    return log_linear(points[nearest], points[neighbour], abs(part)).reshape(1, 1, 1, 1)
+
+
+def log_linear(nearest: Factor, neighbour: Factor, part: Factor) -> Factor:
+    """`part` of the way, 0 to 0.5, from the nearest point's factor to the next one's.
+
+    At a point it is that point's factor to the last bit. For arrays of numpy and torch alike, so
+    that training, estimates and receivers divide by the same.
+    """
+    return nearest * (neighbour / nearest) ** part

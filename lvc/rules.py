@@ -1,4 +1,4 @@
-"""What the values of a JSON object have to be: said key by key, checked before any is used."""
+"""Rules for the values of a JSON object: said key by key, checked before any is used."""
 
 import math
 import reprlib

@@ -15,6 +15,7 @@ from prune.cli import main, recipe_parser
 from prune.pipeline.job import Job
 from prune.pipeline.plan import make_plan
 from prune.pipeline.plan_tables import WIDTH, tables
+from prune.pipeline.tried import try_out
 from prune.progress import console, warn
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import Recipe
@@ -26,6 +27,11 @@ def command() -> None:
         description="Show what a recipe's budget would remove, and why a layer is left alone.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="also try what a run needs at its end: export, real bits, saving and loading",
+    )
     arguments = parser.parse_intermixed_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
     job = Job(recipe, Path(arguments.recipe).parent)
@@ -34,6 +40,8 @@ def command() -> None:
         warn(warning)
     if arguments.json:
         console.print(json.dumps(asdict(plan), indent=2))
+        if arguments.check:
+            try_out(job)
         return
     # A file or a pipe has no width of its own.
     shown = Console(width=None if console.is_terminal else WIDTH, highlight=False)
@@ -44,6 +52,8 @@ def command() -> None:
         f"For prune.budget {section.budget:g} and prune.align {section.align}, chosen by the "
         "magnitude of the dense weights."
     )
+    if arguments.check:
+        console.print(f"Tried: {try_out(job)}.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from lvc.files import atomic_write
 from prune.cli import main, recipe_parser
 from prune.data import check_sources, open_source
 from prune.data.held_back import held_back
+from prune.ownership import owned
 from prune.pipeline.training import phases_of, settings_of
 from prune.progress import console
 from prune.recipe.reading import load_recipe
-from prune.recipe.schema import TeacherRecipe
-from prune.training.settings import STATE
+from prune.recipe.schema import HOW, TeacherRecipe
+from prune.training.processes import Processes, join
+from prune.training.saved_state import STATE
 from prune.training.trainer import Trainer
 from prune.training.validation import Validation
 from vcodecs import UserError, checkpoints
@@ -34,16 +37,26 @@ def train(
     folder holds the unfinished training of another recipe: hours of work are neither mixed with
     something else nor thrown away.
     """
-    base = Path(base)
+    processes = join(recipe.train.device)
+    with owned(recipe.output) if processes.first else nullcontext():
+        return _train(recipe, Path(base), go_on, minutes, processes)
+
+
+def _train(
+    recipe: TeacherRecipe, base: Path, go_on: bool, minutes: float | None, processes: Processes
+) -> Path:
     torch.manual_seed(recipe.seed)
     section = recipe.codec
-    codec = vcodecs.create(section.name, section.preset, section.checkpoint, base)
+    start = section.checkpoint
+    file, key = (start.path, start.key) if start else (None, None)
+    codec = vcodecs.create(section.name, section.preset, file, base, key)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)
     for phase in phases:
         check_sources([s for s, _ in sources], phase.stage.frames + 1, phase.crop)
-    _claim(recipe, go_on)
+    if processes.first:
+        _claim(recipe, go_on)
     settings = settings_of(recipe, recipe.train, codec, minutes=minutes)
     validation = Validation(held, settings.tradeoff, settings.intra) if held else None
     trainer = Trainer(
@@ -51,7 +64,9 @@ def train(
     )
     trainer.run()
     path = recipe.output / "weights.safetensors"
-    checkpoints.save(trainer.codec.cpu(), path, half=True)
+    if processes.first:
+        checkpoints.save(trainer.codec.cpu(), path, half=True)
+    processes.leave()
     return path
 
 
@@ -62,10 +77,16 @@ def _claim(recipe: TeacherRecipe, go_on: bool) -> None:
     """Record what this folder trains; refuse where it trains something else."""
     mine = recipe.model_dump(mode="json", include={"codec", "data", "train", "seed"})
     mine["data"].pop("workers")
-    mine["train"].pop("checkpoint_seconds")
+    for key in ("train", "eval"):
+        mine["data"][key] = [spec.compared() for spec in getattr(recipe.data, key)]
+    for key in HOW:
+        mine["train"].pop(key)
     record, state = recipe.output / RECORD, recipe.output / STATE
     if state.exists():
         theirs = json.loads(record.read_text()) if record.exists() else None
+        if theirs is not None:
+            for key in HOW:
+                theirs["train"].pop(key, None)
         if theirs != mine:
             if theirs is None or not go_on:
                 raise UserError(

@@ -1,7 +1,12 @@
 """What all tests share."""
 
+import os
 import sys
 import warnings
+
+# The tests' networks are tiny: more threads than one only wait for each other, most of all beside
+# a second test process. Set before torch is there, and inherited by runs in processes of their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -10,6 +15,12 @@ from whole_runs import finish, folder_with_recipe, start
 from prune.cli import main
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """`-n auto`: a process a core, but no more than their memory of half a gigabyte each allows."""
+    return min(os.cpu_count() or 1, 8)
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,12 @@ REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE))
 
 
 def needs(file):
-    """A mark for tests that compare with this file of the reference folder."""
-    return pytest.mark.skipif(
+    """Mark a test as comparing with this file of the reference folder."""
+    there = pytest.mark.skipif(
         not (REFERENCE / file).is_file(),
         reason=f"no {file} in {REFERENCE}: set LEANVC_REFERENCE to the reference data's folder",
     )
+    return lambda test: pytest.mark.parity(there(test))
 
 
 # How much larger than "variance preserved" the weights of a layer are (1 where not listed).

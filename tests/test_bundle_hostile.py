@@ -17,13 +17,14 @@ import pytest
 from onnx import TensorProto, helper
 from playing import HEIGHT, WIDTH, make_coded, pictures
 
+from lvc import coder
 from lvc.bundle import BundleNetworks, read_bundle
 from lvc.container import Header, Reader, Writer
 from lvc.decode import main
 from lvc.errors import UserError
 from lvc.intra import create_pictures
 from lvc.pictures import padded
-from lvc.program import Step, decompress
+from lvc.program import Step, code_frame, decompress
 from prune.onnx_export.bundle import Size, export_bundle
 
 SIDES = (128, 128)
@@ -263,11 +264,11 @@ PROGRAMS = [
     ("fvc", instead(0, name="noise"), "steps[0] (hyper noise): entropy.json: hyper: there is none"),
     ("fvc", instead(0, kind="first", name="reference", copies=2), "reference has 6 channels"),
     ("fvc", instead(2, kind="waves", graph="alignment"), "'alignment' is no graph of positions"),
-    ("fvc", instead(2, kind="fields", graph="alignment"), "there is none of motion"),
+    ("fvc", instead(2, kind="checkerboard", graph="alignment"), "there is none of motion"),
     ("fvc", channels("alignment", "motion_latent", 5), "output motion_mean has 4 channels, not 5"),
     ("fvc", channels("alignment", "reference", 4), "reference has 4 channels"),
     ("fvc", channels("reconstruction", "aligned", 9), "alignment.onnx: output aligned has 8"),
-    ("learned", instead(2, graph=""), "steps[2] (fields latent): there is no graph ''"),
+    ("learned", instead(2, graph=""), "steps[2] (checkerboard latent): there is no graph ''"),
     ("learned", instead(2, graph="latent_parameters"), "latent_second_mean"),
     ("learned", without(2), "steps[2] (run reconstruction): nothing has made latent"),
 ]
@@ -281,6 +282,29 @@ def test_a_program_that_cannot_be_carried_out_is_refused_before_it_starts(
     forged = forge(source or request.getfixturevalue("learned"))
     change(forged)
     assert told in refused(forged.write())
+
+
+def test_a_bundle_that_calls_its_checkerboard_fields_is_read_alike(learned, forge):
+    forged = forge(learned)
+    forged.steps[2]["kind"] = "fields"
+    (payload, picture), (older, seen) = map(intra_frame, (learned, forged.write()))
+    assert payload == older
+    assert np.array_equal(picture, seen)
+
+
+def intra_frame(folder):
+    """What random latents become: a payload, and the picture that is decoded of it."""
+    networks, generator = BundleNetworks(folder, threads=1, intra=True), np.random.default_rng(0)
+
+    def analysis(stream, tensors):
+        latent = generator.normal(0, 3, (1, networks.channels("latent"), 8, 8))
+        hyper = generator.normal(0, 3, (1, len(networks.hyper_tables("latent")), 2, 2))
+        return latent.astype(np.float32), hyper.astype(np.float32)
+
+    writer = coder.SymbolWriter()
+    code_frame(networks, writer, {}, SIDES, 1.0, analysis)
+    payload = writer.finish()
+    return payload, decompress(networks, payload, {}, SIDES, 1.0).following["reference"]
 
 
 # ---------------------------------------------------------------------- graphs

@@ -17,7 +17,7 @@ from reference_fill import REFERENCE, fill, fill_codec, needs, picture
 import vcodecs
 from prune.evaluation.coding_loop import RealLoop
 from vcodecs import Reference
-from vcodecs.dcvc import ENCODER_ONLY
+from vcodecs.dcvc.video import ENCODER_ONLY
 from vcodecs.layers import fold
 from vcodecs.motion import warp
 

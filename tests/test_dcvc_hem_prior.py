@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from reference_fill import picture
 from torch import nn
 
+import lvc.rates
 import vcodecs
 from lvc.rates import SMALLEST_SCALE
 from vcodecs import Reference, UserError
 from vcodecs.dcvc_hem.prior import (
     SMALLEST_STEP,
     Parameters,
-    first_fields,
+    first_half,
     parameters,
     quantise,
     quantiser,
@@ -64,7 +65,7 @@ def cases(draw):
 def test_the_first_step_takes_white_fields_of_one_half_and_black_ones_of_the_other(
     half, height, width
 ):
-    fields = first_fields(torch.zeros(2, 2 * half, height, width))
+    fields = first_half(torch.zeros(2, 2 * half, height, width))
     assert fields.shape == (2 * half, height, width)
     for channel in range(2 * half):
         for row in range(height):
@@ -78,7 +79,7 @@ def test_the_first_step_takes_white_fields_of_one_half_and_black_ones_of_the_oth
 def test_every_element_is_coded_in_exactly_one_step_with_the_mean_and_scale_of_that_step(case):
     latent, prior, network = case
     coded = quantise(latent, prior, network, training=False)
-    first = first_fields(latent).bool().expand_as(latent)
+    first = first_half(latent).bool().expand_as(latent)
     mean = torch.where(first, prior.mean, network.mean)
     symbols = (latent / prior.step - mean).round()
     assert torch.equal(coded.symbols, symbols)
@@ -92,7 +93,7 @@ def test_the_second_step_is_told_what_the_first_has_brought_and_what_was_expecte
     latent, prior, network = case
     coded = quantise(latent, prior, network, training=False)
     first, mean, scale, step = network.told.chunk(4, 1)
-    fields = first_fields(latent)
+    fields = first_half(latent)
     torch.testing.assert_close(first, coded.latent / prior.step * fields)
     assert torch.equal(mean, prior.mean)
     assert torch.equal(scale, prior.scale)
@@ -105,7 +106,7 @@ def test_the_second_step_is_told_nothing_of_its_own_fields(case):
     latent, prior, network = case
     quantise(latent, prior, network, training=False)
     told = network.told
-    quantise(latent + 100 * (1 - first_fields(latent)), prior, network, training=False)
+    quantise(latent + 100 * (1 - first_half(latent)), prior, network, training=False)
     assert torch.equal(network.told, told)
 
 
@@ -138,7 +139,7 @@ def test_training_decodes_what_eval_does_and_charges_the_residual_with_noise(cas
     drawn = quantise(latent, prior, network, training=True)
     assert torch.equal(drawn.latent, real.latent)
     assert torch.equal(drawn.scale, real.scale)
-    first = first_fields(latent).bool().expand_as(latent)
+    first = first_half(latent).bool().expand_as(latent)
     residual = latent / prior.step - torch.where(first, prior.mean, network.mean)
     assert ((drawn.symbols - residual).abs() <= 0.5 + 1e-5).all()
     assert not torch.equal(drawn.symbols, residual)
@@ -226,6 +227,15 @@ def test_every_clip_of_a_batch_may_have_a_rate_of_its_own(rates):
     assert factors.shape == (len(rates), 1, 1, 1)
     single = [float(rate_factor(SCALES, rate)) for rate in rates]
     assert factors.flatten().tolist() == pytest.approx(single, rel=1e-6)
+
+
+@QUICK
+@given(rate=RATES)
+def test_a_receiver_without_torch_has_the_same_factor(rate):
+    received = lvc.rates.rate_factor(SCALES.numpy(), rate).item()
+    assert received == pytest.approx(float(rate_factor(SCALES, rate)), rel=3e-7)
+    if rate == int(rate):
+        assert received == float(SCALES[int(rate)])
 
 
 def test_no_factor_is_below_what_a_bitstream_can_say():

@@ -1,7 +1,7 @@
 """DCVC-HEM's receiver: frames rebuilt from symbols alone.
 
 The receiver below is a copy without the encoder. It has the decoder graphs, the quantisers and
-`first_fields`, and what an entropy decoder hands it: the symbols of a field once it has predicted
+`first_half`, and what an entropy decoder hands it: the symbols of a field once it has predicted
 their scales.
 """
 
@@ -15,7 +15,7 @@ from reference_fill import picture
 import vcodecs
 from vcodecs import Reference
 from vcodecs.contract import REFERENCE_FIELDS, pad
-from vcodecs.dcvc_hem.prior import first_fields, quantiser
+from vcodecs.dcvc_hem.prior import first_half, quantiser
 from vcodecs.dcvc_hem.video import ENCODER_ONLY
 from vcodecs.layers import fold
 
@@ -89,7 +89,7 @@ class Receiver:
 
     def _latent(self, of, name, known, sent, divisor):
         step, scale, mean = (known[f"{of}_{part}"] for part in ("step", "scale", "mean"))
-        now = first_fields(step)
+        now = first_half(step)
         first = sent[of].read(scale, now) + mean * now
         known[f"{of}_first"] = first
         self._run(f"{of}_second_parameters", known)
@@ -166,7 +166,7 @@ def test_a_clip_is_decoded_from_symbols_alone():
 @both_codecs
 def test_the_frames_of_these_tests_have_something_to_say(name):
     seen = record(lively(name), picture(64, 64, 1.0), Reference(picture(64, 64)), 1.5)
-    now = first_fields(seen.symbols[0])
+    now = first_half(seen.symbols[0])
     for stream in streams(seen).values():
         assert torch.equal(stream.symbols, stream.symbols.round())
         assert stream.hyper.abs().max() >= 1
@@ -180,7 +180,7 @@ def test_no_symbol_is_sent_for_nothing(of, part):
     seen = record(codec, picture(64, 64, 1.0), Reference(previous), 1.5)
     sent = streams(seen, deaf=True)  # wrong symbols, other scales
     stream = sent[of]
-    now = first_fields(stream.symbols)
+    now = first_half(stream.symbols)
     if part == "hyper":
         stream.hyper = stream.hyper + 1
     else:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvc.fields import QUARTER_STEPS, halves, quarters
-from vcodecs.dcvc_hem.prior import first_fields
+from vcodecs.dcvc_hem.prior import first_half
 from vcodecs.dcvc_sdd.prior import Parameters, fields, quantise
 
 SHAPES = st.tuples(st.integers(1, 3).map(lambda n: 4 * n), st.integers(1, 6), st.integers(1, 6))
@@ -37,7 +37,7 @@ def test_the_order_of_positions_is_the_quadtrees():
 
 def test_two_steps_are_a_checkerboard_and_the_rest():
     first, second = halves((1, 6, 4, 4))
-    assert np.array_equal(first[0], first_fields(torch.zeros(1, 6, 4, 4)).bool())
+    assert np.array_equal(first[0], first_half(torch.zeros(1, 6, 4, 4)).bool())
     assert np.array_equal(second, ~first)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from rd.project import UserError, open_source
 
 FRAMES = 32
-"""Of each clip, the I frame included, unless something else is asked for."""
+"""Frames of each clip, the I frame included, unless something else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Clip:
     digest: str
 
     def entry(self):
-        """What a file of results says of the clip."""
+        """The clip's entry in a file of results."""
         frames, _, height, width = self.pictures.shape
         size = f"{width}x{height}"
         return {"frames": frames, "size": size, "fps": self.fps, "digest": self.digest}

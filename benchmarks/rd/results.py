@@ -1,4 +1,4 @@
-"""What was measured of one codec, in a JSON file that a killed evaluation goes on from."""
+"""Measurements of one codec, in a JSON file that a killed evaluation goes on from."""
 
 import json
 from dataclasses import asdict, dataclass, replace

@@ -12,7 +12,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
     Coding,
@@ -20,10 +19,9 @@ from vcodecs.contract import (
     Reference,
     Stage,
     VideoCodec,
-    grapher,
 )
+from vcodecs.dcvc_hem import receiver
 from vcodecs.dcvc_hem.blocks import (
-    ResidualBlock,
     UNet,
     analysis,
     hyper_decoder,
@@ -39,11 +37,10 @@ from vcodecs.dcvc_hem.prior import (
     prior_network,
     quantise,
     quantiser,
-    second_parameters,
 )
 from vcodecs.dcvc_hem.start import start_intra
 from vcodecs.entropy import BitEstimator, GaussianBits, noisy, rounded
-from vcodecs.layers import Bound, conv, has_values, layer_of
+from vcodecs.layers import Bound, conv, has_values
 
 
 @dataclass(frozen=True)
@@ -100,9 +97,8 @@ class DCVCHEMIntra(VideoCodec):
         self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None
     ) -> CodedFrame:
         """The official estimation path; `reference` is not read."""
-        divisor = quantiser(self.q_basic, self.q_scale, rate, self.step_bound)
-        latent = self.enc(frame).float() / divisor
-        hyper = self.hyper_enc(latent)
+        divisor = self.quantiser(rate)
+        latent, hyper = self.encode_picture(frame, divisor)
         hyper_hat = rounded(hyper)
         prior = self.latent_parameters(hyper_hat)
         coded = quantise(latent, prior, self.y_spatial_prior, self.training)
@@ -115,10 +111,21 @@ class DCVCHEMIntra(VideoCodec):
             decoded, Reference(decoded if self.training else decoded.clamp(0, 1)), bits
         )
 
+    # ------------------------------------------------------------------ the encoder's functions
+
+    def quantiser(self, rate: float | Tensor | None) -> Tensor:
+        """The divisor of the latent (N or 1, C, 1, 1)."""
+        return quantiser(self.q_basic, self.q_scale, rate, self.step_bound)
+
+    def encode_picture(self, frame: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+        """The divided latent and its hyper latent, neither rounded yet."""
+        latent = self.enc(frame).float() / divisor
+        return latent, self.hyper_enc(latent)
+
     # ------------------------------------------------------------------ the receiver's functions
 
     def latent_parameters(self, hyper: Tensor) -> Parameters:
-        """What the hyperprior expects of the latent."""
+        """The hyperprior's expectation of the latent."""
         return parameters(self.y_prior_fusion(self.hyper_dec(hyper)), self.step_bound)
 
     def reconstruct(self, latent: Tensor) -> Tensor:
@@ -140,47 +147,7 @@ class DCVCHEMIntra(VideoCodec):
         return dict(state)
 
     def coding(self) -> Coding:
-        return Coding(
-            steps=(
-                Step("hyper", "latent"),
-                Step("run", "latent_parameters"),
-                Step("fields", "latent", "latent_second_parameters", distribution="normal"),
-                Step("run", "reconstruction"),
-            ),
-            priors={"latent": self.bit_estimator_z},
-            analyse=lambda _, frame, __, rate: self._analyse(frame, rate),
-            quantisers={"latent": (self.step_bound(self.q_basic), self.q_scale)},
-        )
-
-    def _analyse(self, frame: Tensor, rate: float | None) -> tuple[Tensor, Tensor]:
-        divisor = quantiser(self.q_basic, self.q_scale, rate, self.step_bound)
-        latent = self.enc(frame).float() / divisor
-        return latent, self.hyper_enc(latent)
+        return receiver.intra_coding(self)
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
-        """The latent enters dequantised: (first + second step's part) * step * quantiser."""
-        graph = grapher(self, height, width)
-        latent = layer_of(self.dec, 0, ResidualBlock).conv1.in_channels, 16
-        expected = {f"latent_{part}": latent for part in ("step", "scale", "mean")}
-        return (
-            graph(
-                "latent_parameters",
-                lambda codec, known: tuple(codec.latent_parameters(known)),
-                {"latent_hyper": (layer_of(self.hyper_dec, 0, nn.Conv2d).in_channels, 64)},
-                tuple(expected),
-            ),
-            graph(
-                "latent_second_parameters",
-                lambda codec, first, *known: second_parameters(
-                    codec.y_spatial_prior, first, Parameters(*known)
-                ),
-                {"latent_first": latent, **expected},
-                ("latent_second_scale", "latent_second_mean"),
-            ),
-            graph(
-                "reconstruction",
-                lambda codec, decoded: codec.reconstruct(decoded).clamp(0, 1),
-                {"latent": latent},
-                ("frame",),
-            ),
-        )
+        return receiver.intra_graphs(self, height, width)

@@ -1,7 +1,7 @@
 """The entropy model: quantisation steps, and the two-step dual spatial prior.
 
-A latent's positions are read in two steps, like the fields of a checkerboard; in the first step
-the first half of the channels takes the white fields and the second half the black ones. What the
+A latent's positions are read in two steps, like the squares of a checkerboard; in the first step
+the first half of the channels takes the white squares and the second half the black ones. What the
 second step expects is predicted from all that the first has brought, so both steps are parallel.
 
 An element is quantised with rate * channel * element: `quantiser` makes the first two factors,
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lvc.errors import UserError
-from lvc.rates import SMALLEST_SCALE
+from lvc.rates import SMALLEST_SCALE, log_linear
 from vcodecs.dcvc_hem.blocks import activated
 from vcodecs.entropy import noisy, rounded
 from vcodecs.layers import conv
@@ -28,7 +28,7 @@ SMALLEST_STEP = 0.5
 
 
 class Parameters(NamedTuple):
-    """What a prior expects of a latent, each (N, C, h, w): its quantisation step in units of the
+    """A prior's expectation of a latent, each (N, C, h, w): its quantisation step in units of the
     quantiser, and scale and mean in units of that step."""
 
     step: Tensor
@@ -73,7 +73,7 @@ def second_parameters(
     return torch.cat((scale_a, scale_b), dim=1), torch.cat((mean_a, mean_b), dim=1)
 
 
-def first_fields(like: Tensor) -> Tensor:
+def first_half(like: Tensor) -> Tensor:
     """(C, h, w): 1 where the first step codes a latent like this, 0 where the second does."""
     channels, height, width = like.shape[1:]
     rows = torch.arange(height, device=like.device).view(-1, 1)
@@ -86,7 +86,7 @@ def first_fields(like: Tensor) -> Tensor:
 def quantise(latent: Tensor, prior: Parameters, network: nn.Module, training: bool) -> Quantised:
     """Code `latent` (N, C, h, w), in units of its quantiser, in the two steps."""
     scaled = latent / prior.step
-    now = first_fields(latent)
+    now = first_half(latent)
     later = 1 - now
     first_residual = (scaled - prior.mean * now) * now
     first = rounded(first_residual) + prior.mean * now
@@ -127,5 +127,5 @@ def rate_factor(scales: Tensor, rate: float | Tensor | None) -> Tensor:
     nearest = rates.round().long()
     part = rates - nearest
     neighbour = nearest + part.sign().long()
-    factor = points[nearest] * (points[neighbour] / points[nearest]) ** part.abs()
+    factor = log_linear(points[nearest], points[neighbour], part.abs())
     return factor.reshape(-1, 1, 1, 1)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
     Coding,
@@ -21,10 +20,9 @@ from vcodecs.contract import (
     Reference,
     Stage,
     VideoCodec,
-    grapher,
 )
+from vcodecs.dcvc_hem import receiver
 from vcodecs.dcvc_hem.blocks import (
-    ResidualBlock,
     UNet,
     activated,
     analysis,
@@ -49,11 +47,10 @@ from vcodecs.dcvc_hem.prior import (
     prior_network,
     quantise,
     quantiser,
-    second_parameters,
 )
 from vcodecs.dcvc_hem.start import start_as_hybrid
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
-from vcodecs.layers import Bound, conv, has_values, layer_of
+from vcodecs.layers import Bound, conv, has_values
 from vcodecs.motion import SpyNet, warp
 
 
@@ -186,9 +183,8 @@ class DCVCHEM(VideoCodec):
     def _code_motion(
         self, flow: Tensor, reference: Reference, rate: float | Tensor | None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        divisor = quantiser(self.mv_y_q_basic, self.mv_y_q_scale, rate, self.step_bound)
-        latent = self.mv_encoder(flow).float() / divisor
-        hyper = self.mv_hyper_prior_encoder(latent)
+        divisor = self.motion_quantiser(rate)
+        latent, hyper = self.encode_motion(flow, divisor)
         hyper_hat = rounded(hyper)
         prior = self.motion_parameters(hyper_hat, reference.motion_latent)
         coded = quantise(latent, prior, self.mv_y_spatial_prior, self.training)
@@ -202,9 +198,8 @@ class DCVCHEM(VideoCodec):
     def _code_picture(
         self, frame: Tensor, contexts: Contexts, reference: Reference, rate: float | Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        divisor = quantiser(self.y_q_basic, self.y_q_scale, rate, self.step_bound)
-        latent = self.contextual_encoder(frame, contexts).float() / divisor
-        hyper = self.contextual_hyper_prior_encoder(latent)
+        divisor = self.latent_quantiser(rate)
+        latent, hyper = self.encode_picture(frame, contexts, divisor)
         hyper_hat = rounded(hyper)
         temporal = self.temporal_prior_encoder(contexts[2])
         prior = self.latent_parameters(hyper_hat, temporal, reference.latent)
@@ -221,10 +216,32 @@ class DCVCHEM(VideoCodec):
             return self.feature_adaptor_I(reference.frame)
         return self.feature_adaptor_P(reference.feature)
 
+    # ------------------------------------------------------------------ the encoder's functions
+
+    def motion_quantiser(self, rate: float | Tensor | None) -> Tensor:
+        """The divisor of the motion latent (N or 1, C, 1, 1)."""
+        return quantiser(self.mv_y_q_basic, self.mv_y_q_scale, rate, self.step_bound)
+
+    def latent_quantiser(self, rate: float | Tensor | None) -> Tensor:
+        """The divisor of the latent (N or 1, C, 1, 1)."""
+        return quantiser(self.y_q_basic, self.y_q_scale, rate, self.step_bound)
+
+    def encode_motion(self, flow: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+        """The divided motion latent and its hyper latent, neither rounded yet."""
+        latent = self.mv_encoder(flow).float() / divisor
+        return latent, self.mv_hyper_prior_encoder(latent)
+
+    def encode_picture(
+        self, frame: Tensor, contexts: Contexts, divisor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The divided latent and its hyper latent, neither rounded yet."""
+        latent = self.contextual_encoder(frame, contexts).float() / divisor
+        return latent, self.contextual_hyper_prior_encoder(latent)
+
     # ------------------------------------------------------------------ the receiver's functions
 
     def motion_parameters(self, hyper: Tensor, previous: Tensor | None) -> Parameters:
-        """What is expected of the motion latent; `previous` is the last frame's, if any."""
+        """Expectation of the motion latent; `previous` is the last frame's, if any."""
         prior = self.mv_hyper_prior_decoder(hyper)
         if previous is None:
             previous = _nothing(prior, self.mv_y_q_basic)
@@ -234,7 +251,7 @@ class DCVCHEM(VideoCodec):
     def latent_parameters(
         self, hyper: Tensor, temporal: Tensor, previous: Tensor | None
     ) -> Parameters:
-        """What is expected of the latent; `previous` is the last frame's, if any."""
+        """Expectation of the latent; `previous` is the last frame's, if any."""
         prior = self.contextual_hyper_prior_decoder(hyper)
         if previous is None:
             previous = _nothing(prior, self.y_q_basic)
@@ -282,125 +299,10 @@ class DCVCHEM(VideoCodec):
         return dict(state)
 
     def coding(self) -> Coding:
-        return Coding(
-            steps=(
-                Step("hyper", "motion"),
-                Step("run", "motion_parameters"),
-                Step("fields", "motion", "motion_second_parameters"),
-                Step("run", "context", after_intra="context_after_intra"),
-                Step("hyper", "latent"),
-                Step("run", "latent_parameters"),
-                Step("fields", "latent", "latent_second_parameters"),
-                Step("run", "reconstruction"),
-            ),
-            priors={"motion": self.bit_estimator_z_mv, "latent": self.bit_estimator_z},
-            analyse=lambda *known: _analyse(self, *known),
-            quantisers={
-                "motion": (self.step_bound(self.mv_y_q_basic), self.mv_y_q_scale),
-                "latent": (self.step_bound(self.y_q_basic), self.y_q_scale),
-            },
-        )
+        return receiver.video_coding(self)
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
-        """Latents enter dequantised: (first + second step's part) * step * quantiser."""
-        motion = layer_of(self.mv_decoder, 0, ResidualBlock).conv1.in_channels
-        latent = self.contextual_decoder.up1.inner.in_channels
-        temporal = layer_of(self.temporal_prior_encoder, 2, nn.Conv2d).out_channels
-        motion_hyper = layer_of(self.mv_hyper_prior_decoder, 0, nn.Conv2d).in_channels
-        latent_hyper = layer_of(self.contextual_hyper_prior_decoder, 0, nn.Conv2d).in_channels
-        feature = self.feature_adaptor_P.in_channels
-        full = self.context_fusion_net.conv1_out.out_channels
-        half = self.context_fusion_net.conv2_out.out_channels
-        quarter = self.context_fusion_net.conv3_out.out_channels
-        contexts = {
-            "context": (full, 1),
-            "half_context": (half, 2),
-            "quarter_context": (quarter, 4),
-        }
-
-        graph = grapher(self, height, width)
-
-        def expected(of: str, channels: int) -> dict[str, tuple[int, int]]:
-            return {f"{of}_{part}": (channels, 16) for part in ("step", "scale", "mean")}
-
-        return (
-            graph(
-                "motion_parameters",
-                lambda codec, *known: tuple(codec.motion_parameters(*known)),
-                {
-                    "motion_hyper": (motion_hyper, 64),
-                    "previous_motion_latent": (motion, 16),
-                },
-                tuple(expected("motion", motion)),
-            ),
-            graph(
-                "motion_second_parameters",
-                lambda codec, first, *known: second_parameters(
-                    codec.mv_y_spatial_prior, first, Parameters(*known)
-                ),
-                {"motion_first": (motion, 16), **expected("motion", motion)},
-                ("motion_second_scale", "motion_second_mean"),
-            ),
-            graph(
-                "context_after_intra",
-                lambda codec, decoded, picture: _contexts(
-                    codec, decoded, codec.feature_adaptor_I(picture)
-                ),
-                {"motion_latent": (motion, 16), "reference": (3, 1)},
-                (*contexts, "temporal_prior"),
-                after_intra=True,
-            ),
-            graph(
-                "context",
-                lambda codec, decoded, kept: _contexts(
-                    codec, decoded, codec.feature_adaptor_P(kept)
-                ),
-                {"motion_latent": (motion, 16), "previous_feature": (feature, 1)},
-                (*contexts, "temporal_prior"),
-            ),
-            graph(
-                "latent_parameters",
-                lambda codec, *known: tuple(codec.latent_parameters(*known)),
-                {
-                    "latent_hyper": (latent_hyper, 64),
-                    "temporal_prior": (temporal, 16),
-                    "previous_latent": (latent, 16),
-                },
-                tuple(expected("latent", latent)),
-            ),
-            graph(
-                "latent_second_parameters",
-                lambda codec, first, *known: second_parameters(
-                    codec.y_spatial_prior, first, Parameters(*known)
-                ),
-                {"latent_first": (latent, 16), **expected("latent", latent)},
-                ("latent_second_scale", "latent_second_mean"),
-            ),
-            graph(
-                "reconstruction",
-                _frame_and_feature,
-                {"latent": (latent, 16), **contexts},
-                ("frame", "feature"),
-            ),
-        )
-
-
-def _analyse(
-    codec: DCVCHEM,
-    stream: str,
-    frame: Tensor,
-    tensors: Mapping[str, Tensor],
-    rate: float | None,
-) -> tuple[Tensor, Tensor]:
-    if stream == "motion":
-        divisor = quantiser(codec.mv_y_q_basic, codec.mv_y_q_scale, rate, codec.step_bound)
-        flow, _ = codec.optic_flow(frame, tensors["reference"])
-        latent = codec.mv_encoder(flow).float() / divisor
-        return latent, codec.mv_hyper_prior_encoder(latent)
-    divisor = quantiser(codec.y_q_basic, codec.y_q_scale, rate, codec.step_bound)
-    contexts = tuple(tensors[f"{scale}context"] for scale in ("", "half_", "quarter_"))
-    latent = codec.contextual_encoder(frame, contexts).float() / divisor
-    return latent, codec.contextual_hyper_prior_encoder(latent)
+        return receiver.video_graphs(self, height, width)
 
 
 def _nothing(prior: Tensor, basic: Tensor) -> Tensor:
@@ -411,15 +313,3 @@ def _nothing(prior: Tensor, basic: Tensor) -> Tensor:
 def _halved(motion: Tensor) -> Tensor:
     """Motion at half the size, its vectors half as long."""
     return F.interpolate(motion, scale_factor=0.5, mode="bilinear", align_corners=False) / 2
-
-
-def _contexts(codec: DCVCHEM, motion_latent: Tensor, feature: Tensor) -> tuple[Tensor, ...]:
-    contexts = codec.make_contexts(feature, codec.mv_decoder(motion_latent))
-    return *contexts, codec.temporal_prior_encoder(contexts[2])
-
-
-def _frame_and_feature(
-    codec: DCVCHEM, latent: Tensor, full: Tensor, half: Tensor, quarter: Tensor
-) -> tuple[Tensor, Tensor]:
-    picture, feature = codec.reconstruct(latent, (full, half, quarter))
-    return picture.clamp(0, 1), feature

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
     Coding,
@@ -22,9 +21,9 @@ from vcodecs.contract import (
     Reference,
     Stage,
     VideoCodec,
-    grapher,
 )
 from vcodecs.entropy import BitEstimator, NormalBits, noisy, rounded
+from vcodecs.fvc import receiver
 from vcodecs.fvc.fusion import Fusion
 from vcodecs.fvc.networks import (
     Aligner,
@@ -77,7 +76,7 @@ ENCODER_ONLY: tuple[str, ...] = (
 ENCODER_ONLY += ("OffsetPriorEncoder", "resEncoder", "resPriorEncoder")
 
 AUTOENCODER_SHARE = 0.1
-"""How much the features' own picture, coded without any loss, counts beside the decoded one."""
+"""Weight of the features' own picture, coded without any loss, beside the decoded one."""
 
 
 class FVC(VideoCodec):
@@ -133,12 +132,11 @@ class FVC(VideoCodec):
         earlier = self._earlier(reference)
         decoded = self.reconstruct(latent, aligned, before, earlier)
         kept = decoded if self.training else decoded.clamp(0, 1)
-        following = None if earlier is None else shifted(reference.frame, earlier)
+        following = None if earlier is None else receiver.shifted(reference.frame, earlier)
         return CodedFrame(decoded, Reference(kept, following), motion_bits | latent_bits, auxiliary)
 
     def _code_motion(self, before: Tensor, now: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        latent = self.aligner.encode(before, now)
-        hyper = self.OffsetPriorEncoder(latent)
+        latent, hyper = self.encode_motion(before, now)
         hyper_hat = rounded(hyper)
         bits = {
             "motion": self.normal(latent, *self.motion_parameters(hyper_hat)),
@@ -149,8 +147,7 @@ class FVC(VideoCodec):
         return self.aligner.align(before, rounded(latent)), bits
 
     def _code_residual(self, now: Tensor, aligned: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        latent = self.resEncoder(now - aligned)
-        hyper = self.resPriorEncoder(latent)
+        latent, hyper = self.encode_residual(now, aligned)
         hyper_hat = rounded(hyper)
         bits = {
             "latent": self.normal(latent, *self.latent_parameters(hyper_hat)),
@@ -168,6 +165,18 @@ class FVC(VideoCodec):
         if self.fusion is None or reference.feature is not None:
             return reference.feature
         return torch.cat((reference.frame, reference.frame), dim=1)
+
+    # ------------------------------------------------------------------ the encoder's functions
+
+    def encode_motion(self, before: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent of the offsets, and its hyper latent, neither rounded yet."""
+        latent = self.aligner.encode(before, now)
+        return latent, self.OffsetPriorEncoder(latent)
+
+    def encode_residual(self, now: Tensor, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent of what alignment leaves, and its hyper latent, neither rounded yet."""
+        latent = self.resEncoder(now - aligned)
+        return latent, self.resPriorEncoder(latent)
 
     # ------------------------------------------------------------------ the receiver's functions
 
@@ -232,97 +241,7 @@ class FVC(VideoCodec):
         return {key: value for key, value in state.items() if key.split(".")[0] in children}
 
     def coding(self) -> Coding:
-        first = () if self.fusion is None else (Step("first", "previous_feature", copies=2),)
-        return Coding(
-            steps=(
-                *first,
-                Step("hyper", "motion"),
-                Step("run", "motion_parameters"),
-                Step("plain", "motion", distribution="normal"),
-                Step("run", "alignment"),
-                Step("hyper", "latent"),
-                Step("run", "latent_parameters"),
-                Step("plain", "latent", distribution="normal"),
-                Step("run", "reconstruction"),
-            ),
-            priors={"motion": self.EntropyCoding_offsetz, "latent": self.EntropyCoding_residualz},
-            analyse=lambda stream, frame, tensors, _: _analyse(self, stream, frame, tensors),
-        )
+        return receiver.coding(self)
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
-        """The receiver; with fusion, `previous_feature` is the `feature` of the frame before.
-
-        Behind an I frame it is that frame's picture twice.
-        """
-        motion = self.aligner.offset_decoder.deconv1.in_channels
-        latent = self.resDecoder.deconv1.in_channels
-        feature = self.Decoder.deconv1.in_channels
-        fusing = self.fusion is not None
-        earlier = {"previous_feature": (6, 1)} if fusing else {}
-        before = {"reference_feature": (feature, 2)} if fusing else {}
-
-        graph = grapher(self, height, width)
-
-        return (
-            graph(
-                "motion_parameters",
-                lambda codec, hyper: codec.motion_parameters(hyper),
-                {"motion_hyper": (self.OffsetPriorDecoder.deconv1.in_channels, 64)},
-                ("motion_mean", "motion_scale"),
-            ),
-            graph(
-                "alignment",
-                _aligned_for_fusion if fusing else _aligned,
-                {"motion_latent": (motion, 16), "reference": (3, 1), **earlier},
-                ("aligned", "reference_feature", "feature") if fusing else ("aligned",),
-            ),
-            graph(
-                "latent_parameters",
-                lambda codec, hyper: codec.latent_parameters(hyper),
-                {"latent_hyper": (self.resPriorDecoder.deconv1.in_channels, 64)},
-                ("latent_mean", "latent_scale"),
-            ),
-            graph(
-                "reconstruction",
-                _picture,
-                {"latent": (latent, 16), "aligned": (feature, 2), **before, **earlier},
-                ("frame",),
-            ),
-        )
-
-
-def _analyse(
-    codec: FVC, stream: str, frame: Tensor, tensors: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    now = codec.Encoder(frame)
-    if stream == "motion":
-        latent = codec.aligner.encode(codec.Encoder(tensors["reference"]), now)
-        return latent, codec.OffsetPriorEncoder(latent)
-    latent = codec.resEncoder(now - tensors["aligned"])
-    return latent, codec.resPriorEncoder(latent)
-
-
-def shifted(reference: Tensor, earlier: Tensor) -> Tensor:
-    """The two pictures before the next frame's reference, the later one first."""
-    return torch.cat((reference, earlier[:, :3]), dim=1)
-
-
-def _aligned(codec: FVC, motion_latent: Tensor, reference: Tensor) -> Tensor:
-    return codec.aligner.align(codec.Encoder(reference), motion_latent)
-
-
-def _aligned_for_fusion(
-    codec: FVC, motion_latent: Tensor, reference: Tensor, earlier: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    before = codec.Encoder(reference)
-    return codec.aligner.align(before, motion_latent), before, shifted(reference, earlier)
-
-
-def _picture(
-    codec: FVC,
-    latent: Tensor,
-    aligned: Tensor,
-    before: Tensor | None = None,
-    earlier: Tensor | None = None,
-) -> Tensor:
-    return codec.reconstruct(latent, aligned, before, earlier).clamp(0, 1)
+        return receiver.graphs(self, height, width)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from prune.data.source import ClipError, ClipInfo, Source, too_small
 from prune.evaluation.coding_loop import Bits, loop, possible_bits
 from prune.evaluation.metrics import Measure, average, bd, mean, ms_ssim, psnr, why_no_ms_ssim
+from prune.evaluation.spread import Spread
 from vcodecs import UserError, VideoCodec
 from vcodecs.intra import IntraCodec
 
@@ -29,6 +30,9 @@ MAX_CLIPS = 10_000
 
 Progress = Callable[[int, int, str], None]
 """Called with (codings done, codings in all, what was just done)."""
+
+Skip = tuple[str, str]
+"""A clip that was left out: its name, and the reason."""
 
 IFrames = Mapping[int, tuple[Tensor, float]]
 """By frame number: the decoded I frame (1, 3, H, W) and its bits."""
@@ -236,6 +240,7 @@ def evaluate(
     progress: Progress | None = None,
     pictures: int = 3,
     bits: Bits = "real",
+    spread: Spread | None = None,
 ) -> Evaluation:
     """Evaluate codecs, such as {"dense": ..., "sparse": ...}, on the same clips and I frames.
 
@@ -243,20 +248,22 @@ def evaluate(
     each of `rates`; the first `pictures` clips' last P frames are kept to look at. The codecs are
     moved to `device` and stay there. `bits` are estimated for all codecs where one of them has no
     others. A clip that cannot be read or is too small or too short is
-    left out with a warning. Raises UserError where none is left, the source is endless and `clips`
+    left out with a warning. Of several processes each codes the clips that `spread` gives it, and
+    all return the same. Raises UserError where none is left, the source is endless and `clips`
     is None, or a codec gives values that are not finite.
     """
+    spread = spread or Spread()
     if not codecs or not rates:
         raise ValueError("nothing to evaluate: no codec or no rate point")
     done = 0
-    points: list[ClipPoint] = []
-    shown: list[DecodedPicture] = []
-    skipped: dict[str, str] = {}
+    points: dict[int, list[ClipPoint]] = {}
+    shown: dict[int, DecodedPicture] = {}
+    skipped: dict[int, Skip] = {}
     if "estimated" in {possible_bits(codec, bits) for codec in codecs.values()}:
         bits = "estimated"
     for codec in codecs.values():
         codec.to(device)
-    for info, original in read_clips(source, frames, clips, skipped):
+    for index, info, original in _own_clips(source, frames, clips, skipped, spread):
         i_frames = code_i_frames(original, intra, gop, rates[0], device)
         last_p = max(set(range(frames)) - set(i_frames))
         for rate in rates:
@@ -273,12 +280,14 @@ def evaluate(
                 results[label] = result
                 done += 1
                 if progress:
-                    usable = number_of_clips(source, clips) - len(skipped)
+                    usable = number_of_clips(source, clips) // spread.count - len(skipped)
                     text = _progress_text(label, info.name, rate, result)
                     progress(done, usable * len(rates) * len(codecs), text)
-            points.append(ClipPoint(info.name, rate, results))
+            point = ClipPoint(info.name, rate, results)
+            points.setdefault(index, []).append(point)
             if show:
-                shown.append(_picture(points[-1], last_p, original))
+                shown[index] = _picture(point, last_p, original)
+    left_out = _checked(source, clips, spread.merged(skipped))
     return Evaluation(
         codecs=tuple(codecs),
         rates=tuple(rates),
@@ -286,9 +295,9 @@ def evaluate(
         bits=bits,
         frames=frames,
         gop=gop,
-        points=tuple(points),
-        pictures=tuple(shown),
-        skipped=source.skipped | skipped,
+        points=tuple(point for some in spread.merged(points).values() for point in some),
+        pictures=tuple(spread.merged(shown).values())[:pictures],
+        skipped=source.skipped | left_out,
     )
 
 
@@ -308,8 +317,17 @@ def read_clips(
     Clips that cannot be read, are too short or too small go into `skipped` with the reason.
     Raises UserError where none is left.
     """
-    count = number_of_clips(source, clips)
-    for index in range(count):
+    found: dict[int, Skip] = {}
+    for _, info, original in _own_clips(source, frames, clips, found, Spread()):
+        yield info, original
+    skipped |= _checked(source, clips, found)
+
+
+def _own_clips(
+    source: Source, frames: int, clips: int | None, skipped: dict[int, Skip], spread: Spread
+) -> Iterator[tuple[int, ClipInfo, np.ndarray]]:
+    """The clips of one process with their numbers; what is left out, and why, by number too."""
+    for index in filter(spread.takes, range(number_of_clips(source, clips))):
         name = f"clip {index}"
         try:
             info = source.info(index)
@@ -319,14 +337,22 @@ def read_clips(
         except UserError as error:
             reason = error.reason if isinstance(error, ClipError) else str(error)
         if reason:
-            # Files in different folders may have one name; each counts.
-            skipped[name if name not in skipped else f"{name} (clip {index})"] = reason
+            skipped[index] = name, reason
         else:
             assert original is not None
-            yield info, original
-    if len(skipped) == count:
+            yield index, info, original
+
+
+def _checked(source: Source, clips: int | None, found: dict[int, Skip]) -> dict[str, str]:
+    """Reasons by clip of what was left out; UserError where that is everything."""
+    skipped: dict[str, str] = {}
+    for index, (name, reason) in found.items():
+        # Files in different folders may have one name; each counts.
+        skipped[name if name not in skipped else f"{name} (clip {index})"] = reason
+    if len(found) == (count := number_of_clips(source, clips)):
         first = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:1])
         raise UserError(f"{source.name}: none of its {count} clips can be used{first}")
+    return skipped
 
 
 def _progress_text(label: str, clip: str, rate: float | None, result: ClipResult) -> str:

@@ -10,14 +10,16 @@ from dataclasses import replace
 from torch import nn
 
 from prune.groups.channels import Channels, Group, Member, is_boundary
-from prune.groups.trace import CONVOLUTIONS, Indices, Traced
+from prune.groups.trace import Indices, Traced
+from prune.groups.walk import Pulled
+from prune.groups.watch import CONVOLUTIONS
 from vcodecs import UserError, VideoCodec
 from vcodecs.parts import module_of
 
 
 def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
     """Groups of the graph alone, removable ones and fixed ones apart."""
-    groups = _merge_tied(codec, _groups(traced))
+    groups = _merge_tied(codec, list(_groups(traced)))
     place = {name: i for i, (name, _) in enumerate(codec.named_modules())}
     order = {name: i for i, name in enumerate(codec.decoder_modules())}
     channels = Channels(())
@@ -40,134 +42,87 @@ def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
 # ---------------------------------------------------------------------- building
 
 
-def _groups(traced: Traced) -> list[Group]:
+def _groups(traced: Traced) -> Iterator[Group]:
     """The groups of all channels that layers make, in the order of the module tree."""
     seen: set[str] = set()
-    groups: list[Group] = []
     graph = traced.graph
     for layer in traced.probe.modules():
         if layer not in graph.module2node or not isinstance(layer, CONVOLUTIONS):
             continue
         if layer in graph.IGNORED_LAYERS_IN_TRACING or traced.name(layer) in seen:
             continue
-        name = traced.name_of(layer)
-        group = _group(traced, (name, "out"), range(_outputs(traced, layer)))
+        group = _group(traced, layer)
         seen.update(m.layer for m in group.members if m.side == "out")
-        groups.append(group)
-    return _bundled([*groups, *_left_over(traced, groups)], traced.bundles)
+        yield group
 
 
-def _left_over(traced: Traced, groups: list[Group]) -> Iterator[Group]:
-    """Groups of what bundles name and these leave out, such as the other part of a split."""
-    named: Indices = {}
-    for bundle in traced.bundles:
-        for key, indices in bundle.items():
-            named.setdefault(key, set()).update(indices)
-    for group in groups:
-        for member in group.members:
-            if (key := (member.layer, member.side)) in named:
-                named[key].difference_update(i for row in member.channels for i in row)
-    for key, indices in named.items():
-        if indices:
-            yield _group(traced, key, sorted(indices))
-
-
-def _group(traced: Traced, root: tuple[str, str], indices: Sequence[int]) -> Group:
-    """The group of these channels of one side of a layer, as the graph knows it."""
-    place = {index: channel for channel, index in enumerate(indices)}
+def _group(traced: Traced, root: nn.Module) -> Group:
+    """The group of all output channels of `root`."""
+    name, size = traced.name_of(root), _outputs(traced, root)
+    start = name, "out"
+    reached = {
+        _layer_and_side(traced, item)
+        for item in _pulled_along(traced, start, range(size), apart=False)
+    }
+    if any(key in reached for bundle in traced.bundles for key in bundle):
+        return _group_of_bundles(traced, name, size)
     found: dict[tuple[str, str], list[list[int]]] = {}
-    for item in _pulled_along(traced, root, indices):
-        rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in indices])
-        for local, index in zip(item.idxs, item.root_idxs, strict=True):
-            rows[place[index]].append(local)
-    return Group(root[0], len(indices), _members(found))
+    for item in _pulled_along(traced, start, range(size)):
+        rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in range(size)])
+        for local, channel in zip(item.indices, item.roots, strict=True):
+            rows[channel].append(local)
+    return Group(name, size, _members(found))
 
 
-def _bundled(groups: list[Group], bundles: Sequence[Indices]) -> list[Group]:
+def _group_of_bundles(traced: Traced, root: str, size: int) -> Group:
     """The same where channels of some of the layers can only go together."""
-    keys = {key for bundle in bundles for key in bundle}
-    places: dict[tuple[str, str, int], tuple[int, int]] = {}
-    """Group and channel of each index of a layer's side that a bundle could name."""
-    for g, group in enumerate(groups):
-        for member in group.members:
-            if (key := (member.layer, member.side)) in keys:
-                for c, row in enumerate(member.channels):
-                    places.update(((*key, i), (g, c)) for i in row)
-    together = _Sets()
-    for bundle in bundles:
-        named = [(*key, i) for key, indices in bundle.items() for i in sorted(indices)]
-        found = [places[name] for name in named if name in places]
-        for place in found[1:]:
-            together.join(found[0], place)
-    owners = _Sets()  # of groups that bundles make one of
-    for g, c in together.all():
-        owners.join(g, together.first((g, c))[0])
-    mine: dict[int, list[int]] = {}
-    for g in range(len(groups)):
-        mine.setdefault(owners.first(g), []).append(g)
-    return [_joined([(g, groups[g]) for g in parts], together) for parts in mine.values()]
+    together: list[Indices] = []
+    for i in range(size):
+        if not any(i in found[root, "out"] for found in together):
+            together.append(_all_that_goes(traced, root, i))
+    keys = dict.fromkeys(key for found in together for key in found)
+    rows = {key: [sorted(found.get(key, ())) for found in together] for key in keys}
+    return Group(root, len(together), _members(rows))
 
 
-def _joined(parts: Sequence[tuple[int, Group]], together: "_Sets") -> Group:
-    """One group of these, in which channels that are together are one."""
-    first = parts[0][1]
-    channels: dict = {}
-    for g, group in parts:
-        for c in range(group.size):
-            channels.setdefault(together.first((g, c)), len(channels))
-    if len(parts) == 1 and len(channels) == first.size:
-        return first
-    rows: dict[tuple[str, str], list[set[int]]] = {}
-    for g, group in parts:
-        for member in group.members:
-            key = member.layer, member.side
-            own = rows.setdefault(key, [set() for _ in channels])
-            for c, row in enumerate(member.channels):
-                own[channels[together.first((g, c))]].update(row)
-    listed = {key: [sorted(row) for row in own] for key, own in rows.items()}
-    return Group(first.name, len(channels), _members(listed))
+def _all_that_goes(traced: Traced, root: str, index: int) -> Indices:
+    """What must go when output `index` of `root` goes."""
+    found: Indices = {}
+    pending: Indices = {(root, "out"): {index}}
+    while pending:
+        start, indices = pending.popitem()
+        for item in _pulled_along(traced, start, indices, apart=False):
+            key = _layer_and_side(traced, item)
+            new = set(item.indices) - found.setdefault(key, set())
+            found[key] |= new
+            for bundle in (b for i in new for b in traced.bundles_of.get((*key, i), ())):
+                for other, mine in bundle.items():
+                    if missing := mine - found.get(other, set()):
+                        pending.setdefault(other, set()).update(missing)
+    return found
 
 
-class _Sets:
-    """Disjoint sets of what is comparable; each is known by the least of it."""
-
-    def __init__(self) -> None:
-        self._above: dict = {}
-
-    def first(self, item):  # noqa: ANN001
-        while (above := self._above.get(item, item)) != item:
-            item = above
-        return item
-
-    def join(self, a, b) -> None:  # noqa: ANN001
-        least, other = sorted((self.first(a), self.first(b)))
-        for item in (a, b, other):
-            self._above[item] = least
-
-    def all(self) -> list:
-        """What has been joined to something."""
-        return list(self._above)
-
-
-def _pulled_along(traced: Traced, start: tuple[str, str], indices: Iterable[int]) -> list:
-    """Torch-Pruning's group for channels of one side of a layer, without what is no layer."""
+def _pulled_along(
+    traced: Traced, start: tuple[str, str], indices: Iterable[int], apart: bool = True
+) -> list[Pulled]:
+    """What goes with channels of one side of a layer, without what is no layer."""
     name, side = start
     layer = traced.layer(name)
     pruner = traced.graph.get_pruner_of_module(layer)
     prune = pruner.prune_in_channels if side == "in" else pruner.prune_out_channels
-    group = traced.graph.get_pruning_group(layer, prune, list(indices))
-    return [item for item in group if traced.name(item.dep.target.module) is not None]
+    found = traced.walk.pulled_along(layer, prune, indices, apart)
+    return [item for item in found if traced.name(item.layer) is not None]
 
 
 def _outputs(traced: Traced, layer: nn.Module) -> int:
     return traced.graph.get_pruner_of_module(layer).get_out_channels(layer)
 
 
-def _layer_and_side(traced: Traced, item) -> tuple[str, str]:  # noqa: ANN001
-    layer = item.dep.target.module
+def _layer_and_side(traced: Traced, item: Pulled) -> tuple[str, str]:
+    layer = item.layer
     if not isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
         return traced.name_of(layer), "norm"
-    outputs = traced.graph.is_out_channel_pruning_fn(item.dep.handler)
+    outputs = traced.graph.is_out_channel_pruning_fn(item.prune)
     return traced.name_of(layer), "out" if outputs else "in"
 
 

@@ -88,7 +88,7 @@ class GroupedConvPruner(BasePruningFunc):
         gone = [[i - g * inputs for i in idxs if i // inputs == g] for g in range(layer.groups)]
         parts = layer.weight.split(outputs)
         left = [part[:, _rest(inputs, own)] for part, own in zip(parts, gone, strict=True)]
-        layer.weight = _parameter(layer.weight, torch.cat(left))
+        layer.weight = nn.Parameter(torch.cat(left).detach().clone())
         layer.in_channels -= len(idxs)
         return layer
 

@@ -24,6 +24,7 @@ from lvc.files import atomic_write, replacing
 from lvc.pictures import SIZE_MULTIPLE
 from lvc.steps import Step
 from prune.onnx_export.deformable import onnx_translations
+from prune.onnx_export.refusal import explained
 from vcodecs import DecoderGraph, UserError, VideoCodec
 from vcodecs.coding import can_code, entropy_of, identity
 from vcodecs.contract import WaveGraph
@@ -54,8 +55,8 @@ def export_bundle(
     """Write the bundle to `folder`; returns the largest relative difference to torch.
 
     `deformable`: what deformable convolutions become. Torch computes them by its own operator.
-    UserError when onnxruntime and torch differ by more than 1e-4 in any output: then nothing
-    that claims to be a bundle is left behind.
+    UserError when a graph cannot be exported, or onnxruntime and torch differ by more than 1e-4 in
+    any output: then nothing that claims to be a bundle is left behind.
     """
     folder = Path(folder)
     # Until it is whole again there is no bundle here, whatever an earlier export left.
@@ -68,7 +69,7 @@ def export_bundle(
     entries = []
     for graph in graphs:
         path = folder / f"{graph.name}.onnx"
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, explained(graph.name):
             with computed_by(folded, deformable):
                 _export_graph(graph, temporary, size.dynamic)
             worst = max(worst, _check(graph.name, temporary, _cases(folded, graph.name, size)))
@@ -217,7 +218,7 @@ def _export_wave(codec: VideoCodec, wave: WaveGraph, folder: Path) -> dict:
         }
 
     module = _Wave(codec, wave)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, explained(wave.name):
         shapes = tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs)
         _write_onnx(module, inputs(3), wave.outputs, shapes, temporary)
         _check(wave.name, temporary, [(module, inputs(count)) for count in (3, 1, 40)])
@@ -261,12 +262,17 @@ def _step(step: Step) -> dict:
 @contextlib.contextmanager
 def _silence():
     """The exporter prints its progress and notes to its own developers: keep them back."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    names = ("torch.onnx", "torch.fx", "torch.export", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

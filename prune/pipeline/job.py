@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import vcodecs
+from lvc.encoders import check_encoder
 from prune.data import Source, SourceSpec, check_sources, open_source
 from prune.data.source import too_small
 from prune.groups.channels import Channels
@@ -16,6 +17,7 @@ from prune.pipeline.training import phases_of, settings_of
 from prune.recipe.schema import Recipe
 from prune.sparsify.cost import CostModel
 from prune.sparsify.selection import by_magnitude
+from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
@@ -28,8 +30,8 @@ class Job:
     `base` is the recipe file's folder. UserErrors name the setting that is at fault.
     """
 
-    def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe, self.base = recipe, base
+    def __init__(self, recipe: Recipe, base: Path, processes: Processes | None = None) -> None:
+        self.recipe, self.base, self.processes = recipe, base, processes or Processes()
         self.warnings: list[str] = []
         self._settings: dict[str, TrainerSettings] = {}
 
@@ -56,7 +58,7 @@ class Job:
             codec = vcodecs.create(section.name, section.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
-                checkpoints.load_into(codec, section.checkpoint)
+                checkpoints.load_into(codec, section.checkpoint.path, section.checkpoint.key)
         else:
             self.warnings.append(
                 f"codec.checkpoint is not set: {section.name} ({section.preset}) starts from "
@@ -154,6 +156,9 @@ class Job:
                     f"{section.frames} frames ({infos[0].name}: {reasons[0]})"
                 )
         self.intra  # noqa: B018
+        with recipe.blame("evaluate.anchors"):
+            for codec in section.anchors:
+                check_encoder(codec)
 
     # ------------------------------------------------------------------ fingerprints
 
@@ -162,7 +167,7 @@ class Job:
         section = self.recipe.codec
         inputs = section.model_dump() | {"seed": self.recipe.seed}
         if section.checkpoint is not None:
-            content = checkpoints.find(section.checkpoint).read_bytes()
+            content = checkpoints.find(section.checkpoint.path).read_bytes()
             inputs["sha256"] = hashlib.sha256(content).hexdigest()
         return inputs
 
@@ -170,7 +175,7 @@ class Job:
         """The training data as far as a listing tells: sources, and how many clips they have."""
         data = self.recipe.data
         listed = [
-            [spec.model_dump(mode="json"), len(source)]
+            [spec.compared(), len(source)]
             for spec, (source, _) in zip(data.train, self.train_sources, strict=True)
         ]
         return [listed, data.crop, data.batch]
@@ -180,5 +185,5 @@ class Job:
         return [self.recipe.measure.height, self.recipe.measure.width]
 
     def evaluation_inputs(self) -> list[Any]:
-        specs = [spec.model_dump(mode="json") for spec in self.recipe.data.eval]
+        specs = [spec.compared() for spec in self.recipe.data.eval]
         return [specs, [len(s) for s in self.eval_sources], self.recipe.evaluate.model_dump()]

@@ -120,6 +120,7 @@ class Anchor(Part):
     """A conventional codec on the same clips, averaged."""
 
     codec: str
+    qp: Count | None = None
     bpp: Positive
     psnr: float
 

@@ -1,7 +1,7 @@
 """The facts of a report as text: headline figures and tables, the same for pages and terminals."""
 
 from prune.report.cells import MINUS, Cell, Table, cell, digits, missing, prefixed, signed, words
-from prune.report.schema import PARITY_TOLERANCE, Latency, Pair, Quality, Report, Spread
+from prune.report.schema import PARITY_TOLERANCE, Anchor, Latency, Pair, Quality, Report, Spread
 from vcodecs.parts import module_of
 
 # Compute
@@ -165,10 +165,14 @@ def clips(entry: Quality) -> Table:
 
 def anchors(entry: Quality) -> Table:
     rows = [
-        words(anchor.codec, f"{anchor.bpp:.4f}", f"{anchor.psnr:.2f}")
+        words(_at_qp(anchor), f"{anchor.bpp:.4f}", f"{anchor.psnr:.2f}")
         for anchor in entry.anchors or []
     ]
     return Table(("Anchor", "bpp", "PSNR, dB"), rows)
+
+
+def _at_qp(anchor: Anchor) -> str:
+    return anchor.codec if anchor.qp is None else f"{anchor.codec}, QP {anchor.qp}"
 
 
 # Gates, environment, headline

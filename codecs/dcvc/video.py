@@ -1,4 +1,4 @@
-"""DCVC: deep contextual video compression (Li, Li, Lu, NeurIPS 2021).
+"""The network of DCVC.
 
     reference --> SpyNet --> motion encoder --> [bits] --> motion decoder --> motion
     reference --> features --> warped by motion --> refined: context
@@ -15,7 +15,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lvc.program import Step
 from vcodecs.contract import (
     CodedFrame,
     Coding,
@@ -23,10 +22,9 @@ from vcodecs.contract import (
     Reference,
     Stage,
     VideoCodec,
-    WaveGraph,
-    grapher,
 )
 from vcodecs.copier import start_as_copier
+from vcodecs.dcvc import receiver
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
 from vcodecs.layers import (
     GDN,
@@ -34,12 +32,9 @@ from vcodecs.layers import (
     MaskedConv,
     ResBlock,
     SubpelConv,
-    beside,
     conv,
     deconv,
     has_values,
-    in_one_row,
-    layer_of,
 )
 from vcodecs.motion import SpyNet, warp
 
@@ -196,8 +191,7 @@ class DCVC(VideoCodec):
         return CodedFrame(decoded, Reference(kept), motion_bits | latent_bits)
 
     def _code_motion(self, flow: Tensor, previous: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        latent = self.mvEncoder(flow)
-        hyper = self.mvpriorEncoder(latent)
+        latent, hyper = self.encode_motion(flow)
         hyper_hat = rounded(hyper)
         prior = self.mvpriorDecoder(hyper_hat)
         latent_hat, mean, scale = self._quantised(
@@ -210,8 +204,7 @@ class DCVC(VideoCodec):
         return self.decode_motion(latent_hat, previous), bits
 
     def _code_picture(self, frame: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        latent = self.contextualEncoder(torch.cat((frame, context), dim=1))
-        hyper = self.priorEncoder(latent)
+        latent, hyper = self.encode_picture(frame, context)
         hyper_hat = rounded(hyper)
         temporal, prior = self.temporalPriorEncoder(context), self.priorDecoder(hyper_hat)
         latent_hat, mean, scale = self._quantised(
@@ -241,13 +234,26 @@ class DCVC(VideoCodec):
         mean, scale = expected(rounded(latent - mean) + mean)
         return rounded(latent - mean) + mean, mean, scale
 
+    # ------------------------------------------------------------------ the encoder's functions
+
+    def encode_motion(self, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """The motion latent and its hyper latent, neither rounded yet."""
+        latent = self.mvEncoder(flow)
+        return latent, self.mvpriorEncoder(latent)
+
+    def encode_picture(self, frame: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent and its hyper latent, neither rounded yet."""
+        latent = self.contextualEncoder(torch.cat((frame, context), dim=1))
+        return latent, self.priorEncoder(latent)
+
     # ------------------------------------------------------------------ the receiver's functions
 
     def motion_parameters(self, prior: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Means and scales of the motion latent from its hyperprior and its decoded part."""
-        return self._motion_from(prior, self.auto_regressive_mv(latent))
+        return self.motion_expected(prior, self.auto_regressive_mv(latent))
 
-    def _motion_from(self, prior: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
+    def motion_expected(self, prior: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and scales of the motion latent from both its priors."""
         mean, scale = self.entropy_parameters_mv(torch.cat((prior, spatial), dim=1)).chunk(2, 1)
         return mean, scale
 
@@ -255,11 +261,12 @@ class DCVC(VideoCodec):
         self, temporal: Tensor, prior: Tensor, latent: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Means and scales of the latent from the three priors."""
-        return self._latent_from(temporal, prior, self.auto_regressive(latent))
+        return self.latent_expected(temporal, prior, self.auto_regressive(latent))
 
-    def _latent_from(
+    def latent_expected(
         self, temporal: Tensor, prior: Tensor, spatial: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Means and scales of the latent from its three priors."""
         joined = torch.cat((temporal, prior, spatial), dim=1)
         mean, scale = self.entropy_parameters(joined).chunk(2, 1)
         return mean, scale
@@ -297,118 +304,10 @@ class DCVC(VideoCodec):
         return dict(state)
 
     def coding(self) -> Coding:
-        """Latents are rounded around their means, which takes their order, that of wavefronts."""
-        motion_prior = layer_of(self.mvpriorDecoder, 4, nn.ConvTranspose2d).out_channels
-        latent_prior = layer_of(self.priorDecoder, 4, nn.ConvTranspose2d).out_channels
-        temporal_prior = layer_of(self.temporalPriorEncoder, 6, nn.Conv2d).out_channels
-        motion, latent = self.auto_regressive_mv, self.auto_regressive
-        return Coding(
-            steps=(
-                Step("hyper", "motion"),
-                Step("run", "motion_prior"),
-                Step("waves", "motion", "motion_wave"),
-                Step("run", "context"),
-                Step("hyper", "latent"),
-                Step("run", "latent_prior"),
-                Step("waves", "latent", "latent_wave"),
-                Step("run", "reconstruction"),
-            ),
-            priors={"motion": self.bitEstimator_z_mv, "latent": self.bitEstimator_z},
-            analyse=lambda stream, frame, tensors, _: _analyse(self, stream, frame, tensors),
-            waves=(
-                WaveGraph(
-                    "motion_wave",
-                    lambda codec, prior, patch: in_one_row(
-                        codec._motion_from, prior, beside(codec.auto_regressive_mv, patch)
-                    ),
-                    {"motion_prior": motion_prior, "motion_latent_patch": motion.in_channels},
-                    ("motion_mean", "motion_scale"),
-                ),
-                WaveGraph(
-                    "latent_wave",
-                    lambda codec, temporal, prior, patch: in_one_row(
-                        codec._latent_from, temporal, prior, beside(codec.auto_regressive, patch)
-                    ),
-                    {
-                        "temporal_prior": temporal_prior,
-                        "latent_prior": latent_prior,
-                        "latent_patch": latent.in_channels,
-                    },
-                    ("latent_mean", "latent_scale"),
-                ),
-            ),
-        )
+        return receiver.coding(self)
 
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
-        motion, latent = self.mvDecoder_part1[0].in_channels, self.auto_regressive.in_channels
-        motion_hyper = self.mvpriorDecoder[0].in_channels
-        latent_hyper = self.priorDecoder[0].in_channels
-        motion_prior = self.mvpriorDecoder[4].out_channels
-        latent_prior = self.priorDecoder[4].out_channels
-        temporal = self.temporalPriorEncoder[6].out_channels
-        context = self.context_refine[1].out_channels
-
-        graph = grapher(self, height, width)
-
-        return (
-            graph(
-                "motion_prior",
-                lambda codec, hyper: codec.mvpriorDecoder(hyper),
-                {"motion_hyper": (motion_hyper, 64)},
-                ("motion_prior",),
-            ),
-            graph(
-                "motion_parameters",
-                lambda codec, prior, decoded: codec.motion_parameters(prior, decoded),
-                {"motion_prior": (motion_prior, 16), "motion_latent": (motion, 16)},
-                ("motion_mean", "motion_scale"),
-            ),
-            graph(
-                "context",
-                _context_and_temporal_prior,
-                {"motion_latent": (motion, 16), "reference": (3, 1)},
-                ("context", "temporal_prior"),
-            ),
-            graph(
-                "latent_prior",
-                lambda codec, hyper: codec.priorDecoder(hyper),
-                {"latent_hyper": (latent_hyper, 64)},
-                ("latent_prior",),
-            ),
-            graph(
-                "latent_parameters",
-                lambda codec, *priors: codec.latent_parameters(*priors),
-                {
-                    "temporal_prior": (temporal, 16),
-                    "latent_prior": (latent_prior, 16),
-                    "latent": (latent, 16),
-                },
-                ("latent_mean", "latent_scale"),
-            ),
-            graph(
-                "reconstruction",
-                lambda codec, decoded, ctx: codec.reconstruct(decoded, ctx).clamp(0, 1),
-                {"latent": (latent, 16), "context": (context, 1)},
-                ("frame",),
-            ),
-        )
-
-
-def _analyse(
-    codec: DCVC, stream: str, frame: Tensor, tensors: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    if stream == "motion":
-        latent = codec.mvEncoder(codec.opticFlow(frame, tensors["reference"])[0])
-        return latent, codec.mvpriorEncoder(latent)
-    latent = codec.contextualEncoder(torch.cat((frame, tensors["context"]), dim=1))
-    return latent, codec.priorEncoder(latent)
-
-
-def _context_and_temporal_prior(
-    codec: DCVC, motion_latent: Tensor, reference: Tensor
-) -> tuple[Tensor, Tensor]:
-    context = codec.make_context(reference, codec.decode_motion(motion_latent, reference))
-    return context, codec.temporalPriorEncoder(context)
+        return receiver.graphs(self, height, width)
 
 
 def _hyper_encoder(latent: int, hyper: int) -> nn.Sequential:
