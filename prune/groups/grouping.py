@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune.groups.channels import Channels, Group, Member, is_boundary
 from prune.groups.leaves import makes_channels
@@ -98,9 +99,9 @@ def _member_of(
     """
     if side == "in" and not is_boundary(layer):
         target = codec.get_submodule(layer)
-        if isinstance(target, nn.modules.conv._ConvNd) and not isinstance(target, GroupedConv):
-            if target.groups > 1:
-                return None
+        whole_groups = isinstance(target, _ConvNd) and not isinstance(target, GroupedConv)
+        if whole_groups and target.groups > 1:
+            return None
     elif side == "norm" and (shape := _shape_of_parameter(codec, layer)):
         return _member_of_parameter(layer, shape, rows)
     return Member(layer, side, tuple(map(tuple, rows)))
