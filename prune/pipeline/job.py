@@ -53,8 +53,9 @@ class Job:
         section = self.recipe.codec
         if "preset" in section.model_fields_set:
             return section.preset
+        path = section.checkpoint and section.checkpoint.path
         with self.recipe.blame("codec.checkpoint"):
-            return preset_of(section.name, section.checkpoint, self.base)
+            return preset_of(section.name, path, self.base)
 
     @cached_property
     def teacher(self) -> VideoCodec:
