@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs._compressai import GDN as CompressAIGDN
-from vcodecs._compressai import LowerBound, MaskedConv2d
+from vcodecs.gdn import GDN, AnyGDN, Bound
+
+__all__ = ["GDN", "Bound"]  # and what is defined here
 
 Layer = TypeVar("Layer", bound=nn.Module)
+
+CompressAIGDN = AnyGDN
+"""As it was called while ours derived from CompressAI's."""
 
 
 def layer_of(network: nn.Module, index: int, kind: type[Layer]) -> Layer:
@@ -29,26 +33,13 @@ def bias_of(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
     return layer.bias
 
 
-class GDN(CompressAIGDN):
-    """Generalised divisive normalisation with `beta` and `gamma` alone in the state dict.
-
-    CompressAI keeps the constants of its reparametrisation as saved buffers; the official codecs
-    do not, so here they are not persistent.
-    """
-
-    def __init__(self, channels: int, inverse: bool = False) -> None:
-        super().__init__(channels, inverse=inverse)
-        for module in self.modules():
-            module._non_persistent_buffers_set.update(module._buffers)
-
-
 class FoldedGDN(nn.Module):
     """GDN of constants: what `fold` makes of a trained one. Input and output (N, C, H, W)."""
 
     beta: Tensor
     gamma: Tensor
 
-    def __init__(self, source: CompressAIGDN) -> None:
+    def __init__(self, source: GDN | AnyGDN) -> None:
         super().__init__()
         channels = source.beta.numel()
         self.inverse = source.inverse
@@ -59,14 +50,6 @@ class FoldedGDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         norm = torch.sqrt(F.conv2d(x * x, self.gamma, self.beta))
         return x * norm if self.inverse else x / norm
-
-
-class Bound(LowerBound):
-    """max(x, `least`); its gradient lets what fell below come back. Not in the state dict."""
-
-    def __init__(self, least: float) -> None:
-        super().__init__(least)
-        self._non_persistent_buffers_set.add("bound")
 
 
 class FoldedBound(nn.Module):
@@ -80,15 +63,21 @@ class FoldedBound(nn.Module):
         return x.clamp(min=self.least)
 
 
-class MaskedConv(MaskedConv2d):
+class MaskedConv(nn.Conv2d):
     """PixelCNN convolution of mask type A (5x5): sees only positions that are decoded already.
 
-    CompressAI's forward overwrites the stored weight; this one multiplies on the way, so that a
-    parametrised weight works as well and the stored one stays as it was loaded.
+    The mask is multiplied on the way, so that a parametrised weight works as well and the stored
+    one stays as it was loaded. It is in the state dict, as the official codecs have it.
     """
 
+    mask: Tensor
+
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, kernel_size=5, padding=2, mask_type="A")
+        super().__init__(inputs, outputs, kernel_size=5, padding=2)
+        mask = torch.ones_like(self.weight.data)
+        mask[:, :, 2, 2:] = 0
+        mask[:, :, 3:] = 0
+        self.register_buffer("mask", mask)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight * self.mask, self.bias)
@@ -190,7 +179,7 @@ def fold(module: Layer) -> Layer:
     folded = copy.deepcopy(module).requires_grad_(False)
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, CompressAIGDN):
+            if isinstance(child, AnyGDN):
                 setattr(parent, name, FoldedGDN(child))
             elif isinstance(child, MaskedConv):
                 setattr(parent, name, _plain_conv(child))
@@ -203,5 +192,5 @@ def _plain_conv(masked: MaskedConv) -> nn.Conv2d:
     plain = nn.Conv2d(masked.in_channels, masked.out_channels, 5, padding=2)
     plain.to(masked.weight.device, masked.weight.dtype)
     plain.weight.data = masked.weight.data * masked.mask
-    bias_of(plain).data = masked.bias.data
+    bias_of(plain).data = bias_of(masked).data
     return plain.requires_grad_(False)

@@ -9,7 +9,8 @@ import torch_pruning as tp
 from torch import nn
 from torch_pruning.pruner.function import BasePruningFunc
 
-from vcodecs.layers import GDN, CompressAIGDN, MaskedConv, SubpelConv
+from vcodecs.gdn import GDN, gdn_types
+from vcodecs.layers import MaskedConv, SubpelConv
 
 
 class GDNPruner(BasePruningFunc):
@@ -77,8 +78,7 @@ class MaskedConvPruner(BasePruningFunc):
 def custom_pruners() -> dict[type[nn.Module], BasePruningFunc]:
     """One pruner for each type, freshly made."""
     return {
-        GDN: GDNPruner(),
-        CompressAIGDN: GDNPruner(),
+        **{kind: GDNPruner() for kind in gdn_types()},
         SubpelConv: SubpelPruner(),
         MaskedConv: MaskedConvPruner(),
     }

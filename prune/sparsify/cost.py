@@ -11,7 +11,8 @@ from prune.measure.deformable import fetching_share
 from prune.measure.macs import decoder_macs
 from vcodecs import VideoCodec
 from vcodecs.deform import DeformableConv
-from vcodecs.layers import CompressAIGDN, SubpelConv
+from vcodecs.gdn import AnyGDN
+from vcodecs.layers import SubpelConv
 from vcodecs.parts import module_of
 
 
@@ -77,7 +78,7 @@ def _fetching(codec: VideoCodec, name: str) -> float:
 def _widths(codec: VideoCodec, name: str) -> tuple[int, int]:
     """Input and output channels of a layer as the groups count them."""
     layer = codec.get_submodule(name)
-    if isinstance(layer, CompressAIGDN):
+    if isinstance(layer, AnyGDN):
         return layer.beta.numel(), layer.beta.numel()
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
