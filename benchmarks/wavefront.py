@@ -21,7 +21,7 @@ from rich.table import Table
 
 import vcodecs
 from lvc.bundle import BundleNetworks
-from lvc.coder import Reader
+from lvc.coder import SymbolReader
 from lvc.pictures import as_float, padded
 from lvc.program import code_frame
 from lvc.wavefront import waves
@@ -69,7 +69,7 @@ class Watch:
         return made
 
 
-class TimedReader(Reader):
+class TimedReader(SymbolReader):
     """A reader with a clock."""
 
     def __init__(self, payload, spent):
@@ -92,7 +92,7 @@ class TimedReader(Reader):
 def decode(networks, payload, before, size, order):
     """Seconds by what they went into, and the symbols."""
     watch = Watch(networks)
-    with patch("lvc.steps.waves", ORDERS[order]):
+    with patch("lvc.latents.waves", ORDERS[order]):
         coded = code_frame(watch, TimedReader(payload, watch.spent), before, size)
     return watch.spent, coded.symbols
 
@@ -103,7 +103,7 @@ def prepare(codec, width, height):
     before, frame = {"reference": padded(as_float(clip[0]))}, padded(as_float(clip[1]))
     coded = {}
     for order, positions in ORDERS.items():
-        with patch("lvc.steps.waves", positions):
+        with patch("lvc.latents.waves", positions):
             coded[order] = compress(TorchNetworks(codec), torch.from_numpy(frame), before)
     return coded, before, frame.shape[2:]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
 
-from lvc.coder import Writer
+from lvc.coder import SymbolWriter
 from lvc.errors import UserError
 from lvc.frame import HYPER_STRIDE, LATENT_STRIDE
 from lvc.indices import MARGIN
@@ -69,6 +69,11 @@ class TorchNetworks:
         basic, scales = self.coding.quantisers[stream]
         return basic.float().cpu().numpy() * rate_factor(scales.float().cpu().numpy(), rate)
 
+    @torch.no_grad()
+    def factor(self, name: str, rate: float | None) -> np.ndarray:
+        points = self.coding.factors[name].float().cpu().numpy()
+        return rate_factor(points, rate).reshape(1, 1, 1, 1)
+
     def tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
 
@@ -96,6 +101,10 @@ class _OnDevice(Mapping):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._networks.tensor(self._arrays[name])
+
+    def get(self, name: str, default: Tensor | None = None) -> Tensor | None:  # type: ignore[override]
+        # The base class would wait for a KeyError, which `lvc.program` has better words for.
+        return self[name] if name in self._arrays else default
 
     def __iter__(self):
         return iter(self._arrays)
@@ -143,7 +152,7 @@ def compress(
     coded. The official estimates differ (`VideoCodec.code`): DCVC's charges a rounding around the
     mean and shows a plain one, FVC's saturates at 50 bits.
     """
-    writer = Writer()
+    writer = SymbolWriter()
     frame = frame.to(networks.device)
 
     def analysis(stream: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
@@ -193,6 +202,7 @@ def entropy_of(codec: VideoCodec) -> dict:
     """Everything but the graphs that a decoder needs, as JSON can hold it."""
     coding = codec.coding()
     tables = {stream: hyper_tables(prior) for stream, prior in coding.priors.items()}
+    factors = {name: _listed(points) for name, points in coding.factors.items()}
     return {
         "hyper": {
             stream: [{"first": t.first, "frequencies": t.frequencies.tolist()} for t in own]
@@ -202,6 +212,8 @@ def entropy_of(codec: VideoCodec) -> dict:
             stream: {"basic": _listed(basic), "points": _listed(points)}
             for stream, (basic, points) in coding.quantisers.items()
         },
+        # Left out where there are none: bundles of other codecs stay what they were.
+        **({"factors": factors} if factors else {}),
     }
 
 

@@ -23,18 +23,35 @@ class Reference:
     """State that a decoder keeps between frames; fields that a codec does not use stay None.
 
     `frame` is the decoded picture (N, 3, H, W), RGB in [0, 1]; the others are the codec's own.
-    `Reference(frame=x)` starts a P frame after an I frame.
+    `state`: more of them, by names that the codec gives them. `position`: P frames since the I
+    frame. `Reference(frame=x)` starts a P frame after an I frame.
     """
 
     frame: Tensor
     feature: Tensor | None = None
     latent: Tensor | None = None
     motion_latent: Tensor | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    position: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that there are, by the names of fields and of `state`."""
+        own = {name: getattr(self, name) for name in REFERENCE_FIELDS}
+        return {name: value for name, value in own.items() if value is not None} | dict(self.state)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Reference":
+        """A reference at the same position that holds these tensors and no others."""
+        own = {name: tensors[name] for name in REFERENCE_FIELDS if name in tensors}
+        state = {name: value for name, value in tensors.items() if name not in own}
+        return Reference(**own, state=state, position=self.position)
 
     def detached(self) -> "Reference":
         """The same values, cut from the autograd graph."""
-        parts = {name: value for name, value in vars(self).items() if value is not None}
-        return Reference(**{name: value.detach() for name, value in parts.items()})
+        return self.with_tensors({k: value.detach() for k, value in self.tensors().items()})
+
+
+REFERENCE_FIELDS = ("frame", "feature", "latent", "motion_latent")
+"""Tensors of every codec's `Reference`; others are in its `state`."""
 
 
 @dataclass(frozen=True)
@@ -81,25 +98,30 @@ class GraphTensor:
     """Shape of a graph's input: `channels` at 1/`stride` of the frame's height and width.
 
     `stride` is a power of two up to 64, which frames are padded to multiples of; else UserError.
+    With `stride` 0 it is one value for each channel, (1, channels, 1, 1), at any size.
     """
 
     channels: int
     stride: int
 
     def __post_init__(self) -> None:
-        if self.stride not in STRIDES:
+        if self.stride not in (0, *STRIDES):
             raise UserError(
                 f"stride {self.stride}: tensors of decoder graphs have strides of "
                 f"{', '.join(map(str, STRIDES))}, since frames are padded to multiples of 64"
             )
+
+    def sides(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of this input for frames of that size."""
+        return (height // self.stride, width // self.stride) if self.stride else (1, 1)
 
 
 class DecoderGraph(nn.Module):
     """A pure tensor function of the receiver: the unit of export, counting and timing.
 
     `function(codec, *inputs)` returns a tensor or a tuple of them, one for each of `outputs`.
-    With `after_intra` it takes the place of another graph in the P frame behind an I frame, and
-    is no part of what every other P frame costs.
+    With `after_intra` it takes the place of another graph in the P frame behind an I frame, with
+    `in_turn` in some of the P frames; either way it is no part of what every other P frame costs.
     """
 
     def __init__(
@@ -111,9 +133,10 @@ class DecoderGraph(nn.Module):
         outputs: tuple[str, ...],
         size: tuple[int, int],
         after_intra: bool = False,
+        in_turn: bool = False,
     ) -> None:
         super().__init__()
-        self.after_intra = after_intra
+        self.after_intra, self.in_turn = after_intra, in_turn
         self.name = name
         self.codec = codec
         self.function = function
@@ -128,7 +151,7 @@ class DecoderGraph(nn.Module):
         """Shapes (1, C, h, w) at this graph's frame size."""
         height, width = self.size
         return {
-            name: (1, spec.channels, height // spec.stride, width // spec.stride)
+            name: (1, spec.channels, *spec.sides(height, width))
             for name, spec in self.inputs.items()
         }
 
@@ -142,8 +165,8 @@ def grapher(
 ) -> Callable[..., DecoderGraph]:
     """A maker of the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
 
-    It takes name, function, inputs, outputs, and `after_intra`. Inputs are names of `tensors`, or
-    (channels, stride) by name.
+    It takes name, function, inputs, outputs, `after_intra` and `in_turn`. Inputs are names of
+    `tensors`, or (channels, stride) by name.
     """
     size = round_up(height), round_up(width)
 
@@ -153,13 +176,14 @@ def grapher(
         inputs: Specs | Sequence[str],
         outputs: tuple[str, ...],
         after_intra: bool = False,
+        in_turn: bool = False,
     ) -> DecoderGraph:
         known = inputs if isinstance(inputs, Mapping) else tensors or {}
         try:
             specs = {key: GraphTensor(*known[key]) for key in inputs}
         except UserError as error:
             raise UserError(f"codec {codec.name}: graph {name}: {error}") from error
-        return DecoderGraph(name, codec, function, specs, outputs, size, after_intra)
+        return DecoderGraph(name, codec, function, specs, outputs, size, after_intra, in_turn)
 
     return graph
 
@@ -191,13 +215,16 @@ class Coding:
     `steps`: the receiver's program. `priors`: by stream the distribution of its hyper latent.
     `analyse(stream, frame, tensors, rate)` gives the encoder's latent, in units of its quantiser,
     and its hyper latent. `quantisers`: by stream, channels' factors (1, C, 1, 1) and rate points'
-    factors (R, 1, 1, 1); only for codecs of many rates. `waves`: of auto-regressive models.
+    factors (R, 1, 1, 1); only for codecs of many rates. `factors`: the same for rates that act
+    inside the networks: by the name of a graph's input, the rate points' factors (R, 1, 1, 1).
+    `waves`: of auto-regressive models.
     """
 
     steps: tuple[Step, ...]
     priors: Mapping[str, BitEstimator]
     analyse: Callable[[str, Tensor, Mapping[str, Tensor], float | None], tuple[Tensor, Tensor]]
     quantisers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
     waves: tuple[WaveGraph, ...] = ()
 
 
@@ -207,6 +234,8 @@ class VideoCodec(nn.Module, ABC):
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, object]]
     preset: str
+    turns: ClassVar[int] = 1
+    """After so many P frames the same modules take turns again, where some do."""
 
     @abstractmethod
     def code(
@@ -238,7 +267,7 @@ class VideoCodec(nn.Module, ABC):
     def steady_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The graphs of a P frame behind another: what is counted and timed."""
         graphs = self.decoder_graphs(height, width)
-        return tuple(graph for graph in graphs if not graph.after_intra)
+        return tuple(graph for graph in graphs if not (graph.after_intra or graph.in_turn))
 
     @abstractmethod
     def remap_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -267,7 +296,7 @@ class VideoCodec(nn.Module, ABC):
         raise UserError(f"codec {self.name} has no `coding`: its bits can only be estimated")
 
     def tied_channels(self) -> tuple[tuple[str, str], ...]:
-        """Pairs (field of `Reference`, producing module) that must lose the same channels."""
+        """Pairs (tensor of `Reference`, producing module) that must lose the same channels."""
         return ()
 
     def rates(self) -> tuple[float | None, ...]:
@@ -332,6 +361,4 @@ def pad(
 
 def _padded(reference: Reference) -> Reference:
     """The reference after an I frame may have the clip's own size; a codec's own is padded."""
-    parts = {name: value for name, value in vars(reference).items() if value is not None}
-    parts["frame"] = pad(reference.frame)
-    return Reference(**parts)
+    return reference.with_tensors(reference.tensors() | {"frame": pad(reference.frame)})

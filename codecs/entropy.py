@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
 from torch.nn import functional as F
 
+from vcodecs import noise
+from vcodecs._compressai import quantize_ste
 from vcodecs.layers import Bound
 
 SMALLEST_SCALE = 1e-5
@@ -17,12 +19,12 @@ LIKELIHOOD_FLOOR = 1e-5
 
 def rounded(x: Tensor) -> Tensor:
     """Nearest integers; the gradient passes straight through."""
-    return x + (torch.round(x) - x).detach()
+    return quantize_ste(x)
 
 
 def noisy(x: Tensor) -> Tensor:
     """`x` plus uniform noise in [-0.5, 0.5): the differentiable stand-in for rounding."""
-    return x + torch.empty_like(x).uniform_(-0.5, 0.5)
+    return x + noise.uniform(x, -0.5, 0.5)
 
 
 def information(likelihood: Tensor, floor: float = LIKELIHOOD_FLOOR) -> Tensor:

@@ -8,14 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs.gdn import GDN, AnyGDN, Bound
-
-__all__ = ["GDN", "Bound"]  # and what is defined here
+from vcodecs._compressai import GDN as CompressAIGDN
+from vcodecs._compressai import LowerBound, MaskedConv2d
 
 Layer = TypeVar("Layer", bound=nn.Module)
-
-CompressAIGDN = AnyGDN
-"""As it was called while ours derived from CompressAI's."""
 
 
 def layer_of(network: nn.Module, index: int, kind: type[Layer]) -> Layer:
@@ -33,13 +29,28 @@ def bias_of(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
     return layer.bias
 
 
+class GDN(CompressAIGDN):
+    """Generalised divisive normalisation with `beta` and `gamma` alone in the state dict.
+
+    CompressAI keeps the constants of its reparametrisation as saved buffers; the official codecs
+    do not, so here they are not persistent.
+    """
+
+    def __init__(self, channels: int, inverse: bool = False) -> None:
+        with torch.device("cpu"):  # it computes with its constants, which lie there
+            super().__init__(channels, inverse=inverse)
+        self.to(torch.get_default_device())
+        for module in self.modules():
+            module._non_persistent_buffers_set.update(module._buffers)
+
+
 class FoldedGDN(nn.Module):
     """GDN of constants: what `fold` makes of a trained one. Input and output (N, C, H, W)."""
 
     beta: Tensor
     gamma: Tensor
 
-    def __init__(self, source: GDN | AnyGDN) -> None:
+    def __init__(self, source: CompressAIGDN) -> None:
         super().__init__()
         channels = source.beta.numel()
         self.inverse = source.inverse
@@ -50,6 +61,14 @@ class FoldedGDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         norm = torch.sqrt(F.conv2d(x * x, self.gamma, self.beta))
         return x * norm if self.inverse else x / norm
+
+
+class Bound(LowerBound):
+    """max(x, `least`); its gradient lets what fell below come back. Not in the state dict."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(least)
+        self._non_persistent_buffers_set.add("bound")
 
 
 class FoldedBound(nn.Module):
@@ -63,21 +82,15 @@ class FoldedBound(nn.Module):
         return x.clamp(min=self.least)
 
 
-class MaskedConv(nn.Conv2d):
+class MaskedConv(MaskedConv2d):
     """PixelCNN convolution of mask type A (5x5): sees only positions that are decoded already.
 
-    The mask is multiplied on the way, so that a parametrised weight works as well and the stored
-    one stays as it was loaded. It is in the state dict, as the official codecs have it.
+    CompressAI's forward overwrites the stored weight; this one multiplies on the way, so that a
+    parametrised weight works as well and the stored one stays as it was loaded.
     """
 
-    mask: Tensor
-
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, kernel_size=5, padding=2)
-        mask = torch.ones_like(self.weight.data)
-        mask[:, :, 2, 2:] = 0
-        mask[:, :, 3:] = 0
-        self.register_buffer("mask", mask)
+        super().__init__(inputs, outputs, kernel_size=5, padding=2, mask_type="A")
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight * self.mask, self.bias)
@@ -124,6 +137,16 @@ class SubpelConv(nn.Sequential):
         return self.inner.out_channels // self.factor**2
 
 
+class GroupedConv(nn.Conv2d):
+    """A 1x1 convolution in groups: equal, consecutive parts of inputs and of outputs by themselves.
+
+    A type of its own, since every group has to lose as many channels as every other one.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__(inputs, outputs, 1, groups=groups)
+
+
 class ResBlock(nn.Module):
     """x + conv2(act(conv1(act(x)))), both 3x3; act is LeakyReLU of `slope`, at 0 ReLU."""
 
@@ -159,6 +182,16 @@ class ActivatedResBlock(nn.Module):
         return x + self.conv(x)
 
 
+def in_a_row(count: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """`count` layers, one behind the other; a single one keeps its own name in the state dict."""
+    return make() if count == 1 else nn.Sequential(*(make() for _ in range(count)))
+
+
+def has_values(network: nn.Module) -> bool:
+    """Whether there are weights, and not just their shapes (torch's "meta" device)."""
+    return not any(parameter.is_meta for parameter in network.parameters())
+
+
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution with "same" padding; output sides are the input's over `stride`."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
@@ -179,7 +212,7 @@ def fold(module: Layer) -> Layer:
     folded = copy.deepcopy(module).requires_grad_(False)
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, AnyGDN):
+            if isinstance(child, CompressAIGDN):
                 setattr(parent, name, FoldedGDN(child))
             elif isinstance(child, MaskedConv):
                 setattr(parent, name, _plain_conv(child))
@@ -192,5 +225,5 @@ def _plain_conv(masked: MaskedConv) -> nn.Conv2d:
     plain = nn.Conv2d(masked.in_channels, masked.out_channels, 5, padding=2)
     plain.to(masked.weight.device, masked.weight.dtype)
     plain.weight.data = masked.weight.data * masked.mask
-    bias_of(plain).data = bias_of(masked).data
+    bias_of(plain).data = masked.bias.data
     return plain.requires_grad_(False)

@@ -22,6 +22,32 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
+class MovedGroups(nn.Module):
+    """Groups of channels, each warped to several places by motion of its own and then gated.
+
+    A module without weights, so that what looks at a codec's layers sees where it is.
+    """
+
+    def __init__(self, groups: int, places: int) -> None:
+        super().__init__()
+        self.groups, self.places = groups, places
+
+    def forward(self, x: Tensor, motion: Tensor, gates: Tensor) -> Tensor:
+        """(N, `places` * C, H, W), ordered by place, group, channel, of `x` (N, C, H, W).
+
+        `motion` (N, places * groups * 2, H, W), pairs of (right, down) in pixels, and `gates`
+        (N, places * groups, H, W) have the same order.
+        """
+        count, channels, height, width = x.shape
+        each = channels // self.groups
+        repeated = x.unsqueeze(1).expand(-1, self.places, -1, -1, -1)
+        moved = warp(
+            repeated.reshape(-1, each, height, width), motion.reshape(-1, 2, height, width)
+        )
+        moved = moved.reshape(count, -1, each, height, width) * gates.unsqueeze(2)
+        return moved.reshape(count, self.places * channels, height, width)
+
+
 def upsample_flow(flow: Tensor) -> Tensor:
     """A flow at twice the size, its vectors twice as long."""
     return 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)

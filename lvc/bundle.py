@@ -72,7 +72,7 @@ class BundleNetworks:
         if not coding:
             raise UserError(f"{folder}: its codec has no program to decode with")
         self.identity = coding["weights"]
-        self.steps = tuple(Step(**step) for step in coding["steps"])
+        self.steps = tuple(_step(step) for step in coding["steps"])
         self._entropy = read_entropy(self.folder, self.bundle)
         self._wiring = self._wired(() if intra else ("reference",))
         self._sessions = {
@@ -105,6 +105,9 @@ class BundleNetworks:
         parts = self._entropy.quantisers[stream]
         return parts["basic"].reshape(1, -1, 1, 1) * rate_factor(parts["points"], rate)
 
+    def factor(self, name: str, rate: float | None) -> np.ndarray:
+        return rate_factor(self._entropy.factors[name], rate)
+
     def check_size(self, height: int, width: int) -> None:
         """UserError where the graphs were exported for frames of another size than this alone."""
         if (only := self.bundle["size"]) not in (None, [height, width]):
@@ -120,7 +123,7 @@ class BundleNetworks:
         tables = {stream: len(own) for stream, own in self._entropy.tables.items()}
         factors = {name: own["basic"].size for name, own in self._entropy.quantisers.items()}
         try:
-            return Wiring(graphs, self.steps, tables, factors, before)
+            return Wiring(graphs, self.steps, tables, factors, before, self._entropy.factors)
         except ValueError as error:
             raise UserError(
                 f"{self.folder / BUNDLE}: its program cannot be carried out: {error}"
@@ -165,19 +168,25 @@ class BundleNetworks:
 
     def _check_results(self, graph: str, given: Tensors, made: Tensors) -> None:
         entry, shapes = self._wiring.graphs[graph], self._wiring.shapes
-        name, first = next(iter(given.items()))
-        stride = shapes[tensor_of(entry, name)].stride
+        # One of those that have the frame's size; what rates bring has none.
+        strides = {name: shapes[tensor_of(entry, name)].stride for name in given}
+        name = next(name for name, stride in strides.items() if stride)
+        first, stride = given[name], strides[name]
         for name, value in made.items():
             shape = shapes.get(name)
             if shape is None:
                 continue
             expected: tuple[int, ...] = (len(first), shape.channels, 1, 1)
-            if not entry.get("positions"):
+            if not entry.get("positions") and shape.stride:
                 sides = (side * stride // shape.stride for side in first.shape[2:])
                 expected = (1, shape.channels, *sides)
             if value.shape != expected:
                 found, wanted = ("x".join(map(str, each)) for each in (value.shape, expected))
                 raise UserError(f"{self._file(graph)}: {name} is {found}, not {wanted}")
+
+
+def _step(read: Mapping) -> Step:
+    return Step(**{**read, "graphs": tuple(read.get("graphs", ()))})
 
 
 def _in_one_line(error: Exception) -> str:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .steps import Step
 
 Tensors = dict[str, np.ndarray]
-KEPT = ("feature", "latent", "motion_latent")
-"""Tensors that the next frame finds, as previous_ and its name, beside the picture."""
+POSITION = "position"
+"""P frames since the I frame, for programs whose graphs take turns."""
 LATENT_STRIDE, HYPER_STRIDE = 16, 64
 """For a latent or hyper latent that no graph has as an input, and so does not state."""
 
@@ -47,6 +47,9 @@ class Networks(Protocol):
 
     def quantiser(self, stream: str, rate: float | None) -> np.ndarray:
         """(1, C, 1, 1) what the latent of a "checkerboard" step was divided by."""
+
+    def factor(self, name: str, rate: float | None) -> np.ndarray:
+        """(1, 1, 1, 1) the factor of a "factor" step."""
 
 
 Analysis = Callable[[str, Tensors], tuple[np.ndarray, np.ndarray]]
@@ -85,18 +88,12 @@ class Frame:
         self.size = size
         self.tensors = Known(before)
         self.behind_intra = not any(name.startswith("previous_") for name in before)
+        self.position = 1 + int(before[POSITION].item()) if POSITION in before else 1
+        """Of this P frame behind its I frame, from 1 on."""
         self.sought: Tensors = {}
         """The encoder's latents, which the symbols are made of."""
         self.symbols: dict[str, np.ndarray] = {}
         self.predicted: dict[str, list[Predicted]] = {}
-
-    def following(self) -> Tensors:
-        """The tensors that the next frame starts from."""
-        kept = {"reference": self.tensors["frame"]}
-        for name in KEPT:
-            if name in self.tensors:
-                kept[f"previous_{name}"] = self.tensors[name]
-        return kept
 
     def grid(self, name: str) -> tuple[int, int]:
         """Rows and columns of a latent or hyper latent."""

@@ -39,6 +39,7 @@ FORMAT = "leanvc-bundle-2"
 FARTHEST_SYMBOL = 2**20
 LARGEST_FACTOR = 1e30  # and far below the largest float32
 MOST_COPIES = 16
+MOST_GRAPHS = 16
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Entropy:
     tables: dict[str, list[Table]]
     quantisers: dict[str, dict[str, np.ndarray]]
     """By stream `basic`, float32 (C,), and `points`, float32 (R,)."""
+    factors: dict[str, np.ndarray]
+    """By tensor the rate points' factors, float32 (R,)."""
 
 
 def read_bundle(folder: str | Path) -> dict:
@@ -111,6 +114,10 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list) and value != [] and all(is_text(v) and v for v in value)
 
 
+def _is_graphs(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_GRAPHS and all(map(is_text, value))
+
+
 def _is_size(value: Any) -> bool:
     return value is None or (
         isinstance(value, list) and len(value) == 2 and all(map(is_count, value))
@@ -141,8 +148,12 @@ _STEP: dict[str, Rule] = {
     "distribution": one_of(*get_args(Distribution)),
     "copies": (lambda v: is_integer(v, 1, MOST_COPIES), f"an integer from 1 to {MOST_COPIES}"),
 }
+_LATER_STEP: dict[str, Rule] = {
+    "graphs": (_is_graphs, f"a list of at most {MOST_GRAPHS} names of graphs"),
+}
+"""Keys that bundles have only where they need them."""
 _POSITIONS = {"channels": COUNT}
-_INPUT = _POSITIONS | {"stride": one_of(1, 2, 4, 8, 16, 32, 64)}
+_INPUT = _POSITIONS | {"stride": one_of(0, 1, 2, 4, 8, 16, 32, 64)}
 
 
 def _check_bundle(bundle: Any) -> dict:
@@ -178,7 +189,7 @@ def _check_coding(coding: Any) -> None:
         check(coding["entropy"], _FILE)
     for number, step in enumerate(coding["steps"]):
         with within(f"coding.steps[{number}]"):
-            check(step, _STEP)
+            check(step, _STEP, optional=_LATER_STEP)
 
 
 # ------------------------------------------------------------------------------ entropy.json
@@ -211,7 +222,7 @@ _FACTORS: Rule = _is_factors, "a list of numbers"
 
 
 def _entropy(content: Any, bundle: dict) -> Entropy:
-    check(content, {"hyper": OBJECT, "quantisers": OBJECT})
+    check(content, {"hyper": OBJECT, "quantisers": OBJECT}, optional={"factors": OBJECT})
     tables = {
         stream: _tables(listed, f"hyper.{stream}") for stream, listed in content["hyper"].items()
     }
@@ -220,7 +231,11 @@ def _entropy(content: Any, bundle: dict) -> Entropy:
         stream: _quantiser(parts, rates, f"quantisers.{stream}")
         for stream, parts in content["quantisers"].items()
     }
-    return Entropy(tables, quantisers)
+    factors = {
+        name: _points(values, rates, f"factors.{name}")
+        for name, values in content.get("factors", {}).items()
+    }
+    return Entropy(tables, quantisers, factors)
 
 
 def _tables(listed: Any, where: str) -> list[Table]:
@@ -244,3 +259,12 @@ def _quantiser(parts: Any, rates: int, where: str) -> dict[str, np.ndarray]:
         if (found := len(parts["points"])) != rates:
             raise ValueError(f"{found} points for the {rates} rates")
     return {part: np.array(values, np.float32) for part, values in parts.items()}
+
+
+def _points(values: Any, rates: int, where: str) -> np.ndarray:
+    with within(where):
+        if not _is_factors(values):
+            raise ValueError("is not a list of numbers")
+        if len(values) != rates:
+            raise ValueError(f"{len(values)} points for the {rates} rates")
+    return np.array(values, np.float32)

@@ -9,14 +9,16 @@ STREAM_scale what is expected of it, and the latent itself is called STREAM_late
 "latent" for the stream of that name.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .coder import PayloadError, Reader
-from .frame import Analysis, Frame, Networks, Predicted, Tensors
+from .coder import PayloadError, SymbolReader
+from .frame import POSITION, Analysis, Frame, Networks, Predicted, Tensors
 from .indices import Coder
-from .steps import Step, kind_of, latent_of
+from .kinds import kept_by, kind_of, takes_turns
+from .steps import Step, latent_of
 
 __all__ = [
     "Analysis",
@@ -57,7 +59,17 @@ def code_frame(
     frame = Frame(networks, coder, before, size, rate, analysis)
     for step in networks.steps:
         kind_of(step).carry_out(frame)
-    return CodedTensors(frame.following(), frame.symbols, frame.predicted)
+    return CodedTensors(_following(frame, networks.steps), frame.symbols, frame.predicted)
+
+
+def _following(frame: Frame, steps: Sequence[Step]) -> Tensors:
+    kept = {"reference": frame.tensors["frame"]}
+    for name in kept_by(steps):
+        if name in frame.tensors:
+            kept[f"previous_{name}"] = frame.tensors[name]
+    if takes_turns(steps):
+        kept[POSITION] = np.array(frame.position)
+    return kept
 
 
 def decompress(
@@ -68,7 +80,7 @@ def decompress(
     rate: float | None = None,
 ) -> CodedTensors:
     """The frame that a payload holds, as `code_frame`; PayloadError where it is damaged."""
-    reader = Reader(payload)
+    reader = SymbolReader(payload)
     coded = code_frame(networks, reader, before, size, rate)
     reader.finish()
     if not np.isfinite(coded.following["reference"]).all():

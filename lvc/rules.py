@@ -13,16 +13,23 @@ LONGEST_TEXT = 256
 LARGEST_INTEGER = 2**31 - 1
 
 
-def check(record: Any, rules: Mapping[str, Rule], others: bool = False) -> None:
-    """ValueError unless `record` is an object of these keys (with `others`, of these and more) and
-    every value fits."""
+def check(
+    record: Any,
+    rules: Mapping[str, Rule],
+    others: bool = False,
+    optional: Mapping[str, Rule] | None = None,
+) -> None:
+    """ValueError unless `record` is an object of these keys (with `others`, of these and more;
+    `optional` ones may be missing) and every value fits."""
+    optional = optional or {}
     if not isinstance(record, dict):
         raise ValueError(f"{reprlib.repr(record)} is not a JSON object")
-    if not others and (unknown := record.keys() - rules.keys()):
+    if not others and (unknown := record.keys() - rules.keys() - optional.keys()):
         raise ValueError(f"unknown key {reprlib.repr(min(unknown))}")
     if missing := rules.keys() - record.keys():
         raise ValueError(f"missing key {min(missing)!r}")
-    for key, (fits, wanted) in rules.items():
+    there = {key: rule for key, rule in optional.items() if key in record}
+    for key, (fits, wanted) in {**rules, **there}.items():
         if not fits(record[key]):
             raise ValueError(f"{key} is {reprlib.repr(record[key])}, not {wanted}")
 

@@ -1,27 +1,36 @@
-"""The kinds of steps that a receiver's program is made of, a class each.
+"""The steps that a receiver's program is made of, and a class for each kind of them.
 
 A kind knows what its step does to a frame, which graphs it runs, which shapes it fixes, and which
 tensors it needs and makes: the program (`lvc.program`) carries steps out, the wiring (`lvc.wiring`)
-asks the same classes whether that can succeed.
+asks the same classes whether that can succeed. Kinds that read a latent are in `lvc.latents`, the
+table of all kinds is in `lvc.kinds`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from .frame import HYPER_STRIDE, Frame, Known
-from .indices import sixteenths
-from .tables import OFFSETS, Distribution
-from .wavefront import waves
+from .frame import HYPER_STRIDE, Frame
+from .tables import Distribution
 
 if TYPE_CHECKING:
     from .wiring import Wiring
 
-Kind = Literal["first", "run", "hyper", "plain", "waves", "checkerboard", "fields"]
+Kind = Literal[
+    "first",
+    "factor",
+    "run",
+    "hyper",
+    "plain",
+    "waves",
+    "checkerboard",
+    "fields",
+    "quarters",
+    "keep",
+]
 
 
 @dataclass(frozen=True)
@@ -31,12 +40,16 @@ class Step:
     | kind         | name   | does                                                               |
     |--------------|--------|--------------------------------------------------------------------|
     | first        | tensor | behind an I frame: it is `copies` of its picture, joined            |
+    | factor       | tensor | it is the rate's factor, one number                                |
     | run          | graph  | runs a graph; `after_intra` is the one behind an I frame, if other  |
     | hyper        | stream | reads its hyper latent, whole numbers by channel tables            |
     | plain        | stream | reads whole numbers around STREAM_mean                             |
     | waves        | stream | reads by waves; `graph` expects each from what is left and above    |
     | checkerboard | stream | reads in two halves; `graph` expects the second from the first      |
+    | quarters     | stream | reads in four parts; `graphs` expect the others from those before   |
+    | keep         | tensor | the next frame finds it, as previous_ and its name                 |
 
+    "run" with `graphs` runs one of them, in turn: by the number of P frames since the I frame.
     "fields" is what bundles called "checkerboard" before.
     """
 
@@ -46,6 +59,7 @@ class Step:
     after_intra: str = ""
     distribution: Distribution = "laplace"
     copies: int = 1
+    graphs: tuple[str, ...] = ()
 
 
 class StepKind(ABC):
@@ -61,6 +75,10 @@ class StepKind(ABC):
 
     def graphs(self) -> list[str]:
         """The graphs that it may run."""
+        return []
+
+    def keeps(self) -> list[str]:
+        """The tensors that the next frame finds because of it."""
         return []
 
     @abstractmethod
@@ -89,25 +107,73 @@ class First(StepKind):
         return {self.name} if behind_intra else set()
 
 
+class Factor(StepKind):
+    """The rate's factor, for rates that act inside the networks."""
+
+    def carry_out(self, frame: Frame) -> None:
+        frame.tensors[self.name] = frame.networks.factor(self.name, frame.rate)
+
+    def note(self, wiring: "Wiring") -> None:
+        if self.name not in wiring.factors:
+            raise ValueError(f"entropy.json: factors: there is none of {self.name}")
+        wiring.note(self.name, 1, 0)
+
+    def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
+        return {self.name}
+
+
+class Keep(StepKind):
+    """A tensor that the next frame finds."""
+
+    def carry_out(self, frame: Frame) -> None:
+        """It is kept when the program has ended."""
+
+    def keeps(self) -> list[str]:
+        return [self.name]
+
+    def note(self, wiring: "Wiring") -> None:
+        kept = f"previous_{self.name}"
+        for name, other in ((self.name, kept), (kept, self.name)):
+            if (shape := wiring.shapes.get(name)) is not None:
+                wiring.note(other, shape.channels, shape.stride)
+
+    def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
+        need([self.name], known)
+        return set()
+
+
 class Run(StepKind):
     """A graph, once a frame."""
 
     def carry_out(self, frame: Frame) -> None:
-        graph = self._graph(frame.behind_intra)
+        candidates = self._candidates(frame.behind_intra)
+        graph = candidates[frame.position % len(candidates)]
         frame.tensors.update(frame.run(graph, frame.with_nothing_before()))
 
-    def _graph(self, behind_intra: bool) -> str:
-        return (behind_intra and self.step.after_intra) or self.name
+    def _candidates(self, behind_intra: bool) -> Sequence[str]:
+        """The graphs that take turns, by the number of P frames since the I frame; mostly one."""
+        if behind_intra and self.step.after_intra:
+            return [self.step.after_intra]
+        return self.step.graphs or [self.name]
 
     def graphs(self) -> list[str]:
-        return [name for name in (self.name, self.step.after_intra) if name]
+        return [*dict.fromkeys([*self._candidates(True), *self._candidates(False)])]
 
     def note(self, wiring: "Wiring") -> None:
         """Its shapes are its graphs' own."""
 
     def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
         graphs = {name: wiring.graph(name) for name in self.graphs()}
-        graph = graphs[self._graph(behind_intra)]
+        # A frame finds what all of them make, whichever had its turn.
+        made = [
+            self._made_by(graphs[name], wiring, known, behind_intra)
+            for name in self._candidates(behind_intra)
+        ]
+        return set.intersection(*made)
+
+    def _made_by(
+        self, graph: Mapping, wiring: "Wiring", known: set[str], behind_intra: bool
+    ) -> set[str]:
         # Behind an I frame the latents of the frame before are zero.
         zero = {name for name in graph["inputs"] if behind_intra and wiring.is_latent_before(name)}
         need(graph["inputs"], known | zero)
@@ -139,162 +205,9 @@ class Hyper(StepKind):
         return {f"{self.name}_hyper"}
 
 
-class Latent(StepKind):
-    """The common part of the kinds that read a latent."""
-
-    finds: ClassVar[tuple[str, ...]] = ()
-    """Parts of what is expected, STREAM_part, that must be there before."""
-    yields: ClassVar[tuple[str, ...]] = ()
-    """Parts that its own graph makes of what has been read."""
-
-    def graphs(self) -> list[str]:
-        return [self.step.graph] if self.yields else []
-
-    def latent(self) -> str:
-        return latent_of(self.name)
-
-    def parts(self, names: Sequence[str]) -> list[str]:
-        """STREAM_part of each."""
-        return [f"{self.name}_{part}" for part in names]
-
-    def note(self, wiring: "Wiring") -> None:
-        shape = wiring.latent_shape(self.latent())
-        for name in (self.latent(), *self.parts(self.finds), *self.parts(self.yields)):
-            wiring.note(name, shape.channels, shape.stride)
-
-    def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
-        need(self.parts(self.finds), known)
-        return {self.latent()}
-
-    def _yielded(self, graph: Mapping) -> None:
-        need(self.parts(self.yields), graph["outputs"])
-
-
-class Plain(Latent):
-    """Whole numbers around means that are all known before."""
-
-    finds = ("mean", "scale")
-
-    def carry_out(self, frame: Frame) -> None:
-        mean, scale = (frame.tensors[name] for name in self.parts(self.finds))
-        name = self.latent()
-        frame.keep(name, frame.around(name, mean, scale, self.step.distribution))
-
-
-class Waves(Latent):
-    """Symbols are what is left of the latent when its mean, expected wave by wave, is off.
-
-    The mean is rounded to sixteenths: each wave is expected from those before it, and what
-    differed by a rounding error in one would differ by far more some waves on.
-    """
-
-    yields = ("mean", "scale")
-
-    def carry_out(self, frame: Frame) -> None:
-        networks, name = frame.networks, self.latent()
-        grid = frame.grid(name)
-        known = {
-            key: np.ascontiguousarray(value[0].transpose(1, 2, 0))
-            for key, value in frame.tensors.items()
-            if value.shape[2:] == grid
-        }
-        sought = None if frame.analysis is None else frame.sought[name][0]
-        symbols = np.zeros((1, networks.channels(name), *grid), np.float32)
-        padded = np.pad(symbols[0], ((0, 0), (2, 0), (2, 2)))
-        patches = sliding_window_view(sliding_window_view(padded, 3, axis=1), 5, axis=2)
-        decoded = padded[:, 2:, 2:-2]
-        for rows, columns in waves(*grid):
-            given = {key: value[rows, columns, :, None, None] for key, value in known.items()}
-            given[f"{name}_patch"] = patches[:, rows, columns].swapaxes(0, 1)
-            made = frame.run(self.step.graph, given)
-            mean, scale = (made[part][..., 0, 0].T for part in self.parts(self.yields))
-            found = sixteenths(frame.coder, mean.ravel(), networks.margin).reshape(mean.shape)
-            mean = (found / OFFSETS).astype(np.float32)
-            told = None if sought is None else np.rint(sought[:, rows, columns] - mean)
-            symbols[0][:, rows, columns] = frame.relative(name, told, scale, self.step.distribution)
-            decoded[:, rows, columns] = symbols[0][:, rows, columns] + mean
-        frame.symbols[name] = symbols.astype(np.int64)
-        frame.tensors[name] = decoded[None].copy()
-
-    def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
-        graph = wiring.graph(self.step.graph, positions=True)
-        stride = wiring.stride(self.latent())
-        beside = {name for name in known if wiring.stride(name) == stride}
-        need(graph["inputs"], beside | {f"{self.latent()}_patch"})
-        self._yielded(graph)
-        return super().made(wiring, known, behind_intra)
-
-
-class Checkerboard(Latent):
-    """The latent in two halves, like the squares of a checkerboard, as two arrays of symbols."""
-
-    finds = ("mean", "scale", "step")
-    yields = ("second_mean", "second_scale")
-
-    def carry_out(self, frame: Frame) -> None:
-        name, networks = self.latent(), frame.networks
-        mean, scale, size = (frame.tensors[part] for part in self.parts(self.finds))
-        first = first_half(mean.shape)
-        scaled = frame.sought[name] / size if frame.analysis is not None else None
-        symbols = np.zeros(mean.shape, np.float32)
-
-        def read(half: np.ndarray, means: np.ndarray, scales: np.ndarray) -> None:
-            told = None if scaled is None else np.rint(scaled[half] - means[half])
-            symbols[half] = frame.relative(name, told, scales[half], self.step.distribution)
-
-        read(first, mean, scale)
-        decoded = np.where(first, symbols + mean, np.float32(0))
-        with_first = Known(frame.tensors, **{f"{self.name}_first": decoded})
-        made = frame.run(self.step.graph, with_first)
-        later, scales = (made[part] for part in self.parts(self.yields))
-        read(~first, later, scales)
-        decoded = np.where(first, decoded, symbols + later)
-        frame.symbols[name] = symbols.astype(np.int64)
-        frame.tensors[name] = decoded * size * networks.quantiser(self.name, frame.rate)
-
-    def note(self, wiring: "Wiring") -> None:
-        super().note(wiring)
-        latent = self.latent()
-        shape = wiring.latent_shape(latent)
-        wiring.note(f"{self.name}_first", shape.channels, shape.stride)
-        wiring.told("quantisers", "factors", self.name, latent, wiring.quantisers)
-
-    def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
-        need(self.parts(self.finds), known)
-        graph = wiring.graph(self.step.graph)
-        need(graph["inputs"], known | {f"{self.name}_first"})
-        self._yielded(graph)
-        return {self.latent()}
-
-
-KINDS: dict[str, type[StepKind]] = {
-    "first": First,
-    "run": Run,
-    "hyper": Hyper,
-    "plain": Plain,
-    "waves": Waves,
-    "checkerboard": Checkerboard,
-    "fields": Checkerboard,
-}
-
-
-def kind_of(step: Step) -> StepKind:
-    """The step with what its kind does."""
-    return KINDS[step.kind](step)
-
-
 def latent_of(stream: str) -> str:
     """The name of a stream's latent."""
     return "latent" if stream == "latent" else f"{stream}_latent"
-
-
-def first_half(shape: Sequence[int]) -> np.ndarray:
-    """(1, C, h, w) booleans: a checkerboard's white squares for the first half of the channels,
-    its black ones for the second (Li et al., ACM MM 2022, section 3.3)."""
-    _, channels, height, width = shape
-    white = np.add.outer(np.arange(height), np.arange(width)) % 2 == 0
-    half = np.arange(channels) < channels // 2
-    return (half[:, None, None] == white)[None]
 
 
 def need(names: Collection[str], known: Collection[str]) -> None:

@@ -7,19 +7,23 @@ behind whatever that leads to. Each name has one shape wherever it stands.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .frame import KEPT, LATENT_STRIDE
+from .frame import LATENT_STRIDE
+from .kinds import kept_by, kind_of
 from .rules import within
-from .steps import Step, kind_of, latent_of
+from .steps import Step, latent_of
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape of a tensor (1, channels, height / stride, width / stride)."""
+    """Shape of a tensor (1, channels, height / stride, width / stride); with stride 0 it is
+    (1, channels, 1, 1) at any size."""
 
     channels: int
     stride: int
 
     def __str__(self) -> str:
+        if not self.stride:
+            return f"{self.channels} channels of one number each"
         return f"{self.channels} channels at 1/{self.stride} of the size"
 
 
@@ -28,8 +32,9 @@ class Wiring:
     """Graphs as bundle.json lists them, by name, and the program that is to run them.
 
     `tables`, `quantisers`: by stream for how many channels entropy.json has one. `before`: what the
-    program is first started with, {"reference"}, or nothing for I frames. Making a wiring raises
-    ValueError where the program does not fit.
+    program is first started with, {"reference"}, or nothing for I frames. `factors`: the tensors
+    that entropy.json has the rate points' factors of. Making a wiring raises ValueError where the
+    program does not fit.
     """
 
     graphs: Mapping[str, Mapping]
@@ -37,6 +42,7 @@ class Wiring:
     tables: Mapping[str, int]
     quantisers: Mapping[str, int]
     before: Collection[str]
+    factors: Collection[str] = ()
     shapes: dict[str, Shape] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +74,12 @@ class Wiring:
             raise ValueError(f"{name} has {shape} here and {known} elsewhere")
 
     def _note_inputs(self, graph_name: str, graph: Mapping) -> None:
+        if not graph.get("positions") and not any(i["stride"] for i in graph["inputs"].values()):
+            raise ValueError("no input has the frame's size")
         for name, given in graph["inputs"].items():
-            stride = given.get("stride") or self._stride_of_positions(graph_name)
+            # 0 is a stride as well.
+            stated = given.get("stride")
+            stride = self._stride_of_positions(graph_name) if stated is None else stated
             shape = given["channels"], stride
             name = tensor_of(graph, name)
             self.note(name, *shape)
@@ -121,7 +131,8 @@ class Wiring:
                 known |= kind_of(step).made(self, known, behind_intra)
         if "frame" not in known:
             raise ValueError("the program makes no frame")
-        return frozenset({"reference", *(f"previous_{name}" for name in KEPT if name in known)})
+        kept = kept_by(self.steps)
+        return frozenset({"reference", *(f"previous_{name}" for name in kept if name in known)})
 
     def graph(self, name: str, positions: bool = False) -> Mapping:
         """The graph of this name, one of single positions or not; else ValueError."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import torch
 
 import vcodecs
 from lvc.files import atomic_write
-from prune.cli import main, recipe_parser
+from prune.cli import main, quiet_option, recipe_parser
 from prune.data import check_sources, open_source
 from prune.data.held_back import held_back
+from prune.ownership import owned
 from prune.pipeline.training import phases_of, settings_of
-from prune.progress import console
+from prune.progress import be_quiet, console
 from prune.recipe.reading import load_recipe
-from prune.recipe.schema import TeacherRecipe
-from prune.training.settings import STATE
+from prune.recipe.schema import HOW, TeacherRecipe
+from prune.training.processes import Processes, join
+from prune.training.saved_state import STATE
 from prune.training.trainer import Trainer
 from prune.training.validation import Validation
 from vcodecs import UserError, checkpoints
@@ -34,7 +37,14 @@ def train(
     folder holds the unfinished training of another recipe: hours of work are neither mixed with
     something else nor thrown away.
     """
-    base = Path(base)
+    processes = join(recipe.train.device)
+    with owned(recipe.output) if processes.first else nullcontext():
+        return _train(recipe, Path(base), go_on, minutes, processes)
+
+
+def _train(
+    recipe: TeacherRecipe, base: Path, go_on: bool, minutes: float | None, processes: Processes
+) -> Path:
     torch.manual_seed(recipe.seed)
     section = recipe.codec
     start = section.checkpoint
@@ -45,7 +55,8 @@ def train(
     sources, held = held_back(opened, recipe.data.held_back)
     for phase in phases:
         check_sources([s for s, _ in sources], phase.stage.frames + 1, phase.crop)
-    _claim(recipe, go_on)
+    if processes.first:
+        _claim(recipe, go_on)
     settings = settings_of(recipe, recipe.train, codec, minutes=minutes)
     validation = Validation(held, settings.tradeoff, settings.intra) if held else None
     trainer = Trainer(
@@ -53,7 +64,9 @@ def train(
     )
     trainer.run()
     path = recipe.output / "weights.safetensors"
-    checkpoints.save(trainer.codec.cpu(), path, half=True)
+    if processes.first:
+        checkpoints.save(trainer.codec.cpu(), path, half=True)
+    processes.leave()
     return path
 
 
@@ -66,10 +79,14 @@ def _claim(recipe: TeacherRecipe, go_on: bool) -> None:
     mine["data"].pop("workers")
     for key in ("train", "eval"):
         mine["data"][key] = [spec.compared() for spec in getattr(recipe.data, key)]
-    mine["train"].pop("checkpoint_seconds")
+    for key in HOW:
+        mine["train"].pop(key)
     record, state = recipe.output / RECORD, recipe.output / STATE
     if state.exists():
         theirs = json.loads(record.read_text()) if record.exists() else None
+        if theirs is not None:
+            for key in HOW:
+                theirs["train"].pop(key, None)
         if theirs != mine:
             if theirs is None or not go_on:
                 raise UserError(
@@ -137,7 +154,10 @@ def command() -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="fit what is left into so many minutes"
     )
+    quiet_option(parser)
     arguments = parser.parse_intermixed_args()
+    if arguments.quiet:
+        be_quiet()
     if arguments.minutes is not None and not 0 < arguments.minutes < 1e6:
         raise UserError(f"--minutes {arguments.minutes:g}: a number above 0 is expected")
     recipe = load_recipe(arguments.recipe, arguments.overrides, TeacherRecipe)

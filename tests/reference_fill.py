@@ -19,11 +19,12 @@ REFERENCE = Path(os.environ.get("LEANVC_REFERENCE", BESIDE))
 
 
 def needs(file):
-    """A mark for tests that compare with this file of the reference folder."""
-    return pytest.mark.skipif(
+    """Mark a test as comparing with this file of the reference folder."""
+    there = pytest.mark.skipif(
         not (REFERENCE / file).is_file(),
         reason=f"no {file} in {REFERENCE}: set LEANVC_REFERENCE to the reference data's folder",
     )
+    return lambda test: pytest.mark.parity(there(test))
 
 
 # How much larger than "variance preserved" the weights of a layer are (1 where not listed).
@@ -50,6 +51,13 @@ GAINS = {
     "recon_generation_net.first_conv.weight": 0.4,
     "recon_generation_net.recon_conv.weight": 0.08,
     "refine.1.weight": 0.02,
+    # DCVC-SDD, for which there is no reference data
+    "*.block.0.conv2.weight": 0.3,
+    "*.block.1.conv.2.weight": 0.3,
+    "feature_adaptor.weight": 0.5,
+    "feature_adaptor?.weight": 0.5,
+    "mv_encoder.enc_3.2.weight": 0.5,
+    "mv_decoder.out_?.0.weight": 0.3,
     # FVC
     "aligner.offset_encoder.conv3.weight": 0.5,
     "resEncoder.conv3.weight": 0.2,
@@ -63,6 +71,8 @@ GAINS = {
 CENTRES = {
     "entropy_parameters.4.bias": (0.0, 1.5),
     "entropy_parameters_mv.4.bias": (0.0, 1.5),
+    "*y_prior_fusion.1.block.1.conv.2.bias": (0.9, 1.0, 0.0),
+    "*y_spatial_prior.2.block.1.conv.2.bias": (1.0, 0.0),
     "y_prior_fusion.4.bias": (0.9, 1.0, 0.0),
     "mv_y_prior_fusion.4.bias": (0.9, 1.0, 0.0),
     "y_spatial_prior.4.bias": (1.0, 0.0, 1.0, 0.0),
@@ -81,6 +91,7 @@ SPECIAL = {
     "*.f?.b": (0.0, 0.3),
     "*.f?.a": (0.0, 0.5),
     "*q_basic": (0.9, 0.6),
+    "*q_basic_???": (1.0, 0.3),
 }
 
 
@@ -127,8 +138,10 @@ def _centre_and_spread(name, shape):
         return special
     if name.endswith("gamma"):
         return 0.02 + 0.25 * np.eye(shape[0]), 0.03
-    if name.endswith("q_scale"):
+    if name.endswith(("q_scale", "q_scale_dec")):
         return np.linspace(1.4, 0.5, shape[0]).reshape(shape), 0.02
+    if name.endswith("q_scale_enc"):
+        return np.linspace(0.7, 2.0, shape[0]).reshape(shape), 0.02
     if len(shape) > 1:
         return 0.0, _lookup(GAINS, name, 1.0) * np.sqrt(3 / np.prod(shape[1:]))
     parts = _lookup(CENTRES, name, (0.0,))

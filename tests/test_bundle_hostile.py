@@ -301,7 +301,7 @@ def intra_frame(folder):
         hyper = generator.normal(0, 3, (1, len(networks.hyper_tables("latent")), 2, 2))
         return latent.astype(np.float32), hyper.astype(np.float32)
 
-    writer = coder.Writer()
+    writer = coder.SymbolWriter()
     code_frame(networks, writer, {}, SIDES, 1.0, analysis)
     payload = writer.finish()
     return payload, decompress(networks, payload, {}, SIDES, 1.0).following["reference"]
@@ -529,4 +529,4 @@ def test_without_any_terminal_it_decodes_all_the_same(video, tmp_path, monkeypat
 
 def test_steps_of_codecs_are_what_a_bundle_can_hold(video):
     steps = read_bundle(video / "fvc")["coding"]["steps"]
-    assert all(asdict(Step(**step)) == step for step in steps)
+    assert all(asdict(Step(**step)) == {**step, "graphs": ()} for step in steps)

@@ -122,14 +122,14 @@ def test_a_prediction_in_training_reaches_all_that_its_stage_trains(stage):
 def test_gradients_of_a_later_frame_reach_the_first_through_all_that_is_kept():
     codec = lively(VIDEO).train()
     first = codec(picture(64, 64, 1.0), Reference(picture(64, 64)), 1.5).reference
-    kept = vars(first)
+    kept = first.tensors()
     for value in kept.values():
         value.retain_grad()
     second = codec(picture(64, 64, 2.0), first, 1.5)
     (second.frame.square().mean() + second.total_bits().sum()).backward()
     for field, value in kept.items():
         assert value.grad is not None and value.grad.any(), field
-    assert not any(value.requires_grad for value in vars(first.detached()).values())
+    assert not any(value.requires_grad for value in first.detached().tensors().values())
 
 
 @both_codecs

@@ -7,7 +7,7 @@ import yaml
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import TeacherRecipe
 from prune.train import command, train
-from prune.training import trainer
+from prune.training import step, trainer
 from prune.training.validation import Validation
 from vcodecs import UserError, create
 
@@ -78,9 +78,9 @@ def interrupt(tmp_path, monkeypatch, *overrides):
             raise KeyboardInterrupt
         return measured(*arguments)
 
-    measured = trainer.rate_distortion
+    measured = step.rate_distortion
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "rate_distortion", killed)
+        patch.setattr(step, "rate_distortion", killed)
         train(recipe(tmp_path, "train.checkpoint_seconds=1e-9", *overrides), tmp_path)
 
 

@@ -34,6 +34,7 @@ from vcodecs.layers import (
     SubpelConv,
     conv,
     deconv,
+    has_values,
 )
 from vcodecs.motion import SpyNet, warp
 
@@ -93,7 +94,7 @@ class DCVC(VideoCodec):
         self._build_motion(widths)
         self._build_context(widths)
         self.laplace = LaplaceBits()
-        if preset != "official":
+        if preset != "official" and has_values(self):
             start_as_copier(self)
 
     def _build_motion(self, w: Widths) -> None:

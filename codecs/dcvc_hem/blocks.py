@@ -3,6 +3,8 @@
 Activations are LeakyReLU, 0.01 where nothing else is said; no block has a normalisation.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,19 +89,29 @@ class GatedBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Three scales, `widths` channels at full, half and quarter size; sides by 4."""
+    """Three scales, `widths` channels at full, half and quarter size; sides by 4.
 
-    def __init__(self, inputs: int, outputs: int, widths: tuple[int, int, int]) -> None:
+    `block(inputs, outputs)` changes the width, `refine(channels)` works at the smallest scale.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: tuple[int, int, int],
+        block: Callable[[int, int], nn.Module] = GatedBlock,
+        refine: Callable[[int], nn.Module] = ResBlock,
+    ) -> None:
         super().__init__()
         full, half, quarter = widths
-        self.conv1 = GatedBlock(inputs, full)
-        self.conv2 = GatedBlock(full, half)
-        self.conv3 = GatedBlock(half, quarter)
-        self.context_refine = nn.Sequential(*(ResBlock(quarter) for _ in range(4)))
+        self.conv1 = block(inputs, full)
+        self.conv2 = block(full, half)
+        self.conv3 = block(half, quarter)
+        self.context_refine = nn.Sequential(*(refine(quarter) for _ in range(4)))
         self.up3 = SubpelConv(quarter, half, kernel=1)
-        self.up_conv3 = GatedBlock(2 * half, half)
+        self.up_conv3 = block(2 * half, half)
         self.up2 = SubpelConv(half, full, kernel=1)
-        self.up_conv2 = GatedBlock(2 * full, outputs)
+        self.up_conv2 = block(2 * full, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         full = self.conv1(x)

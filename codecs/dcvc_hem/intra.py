@@ -40,7 +40,7 @@ from vcodecs.dcvc_hem.prior import (
 )
 from vcodecs.dcvc_hem.start import start_intra
 from vcodecs.entropy import BitEstimator, GaussianBits, noisy, rounded
-from vcodecs.layers import Bound, conv
+from vcodecs.layers import Bound, conv, has_values
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class DCVCHEMIntra(VideoCodec):
         self.bit_estimator_z = BitEstimator(w.hyper)
         self.gaussian = GaussianBits()
         self.step_bound = Bound(SMALLEST_STEP)
-        if preset != "official":
+        if preset != "official" and has_values(self):
             start_intra(self)
 
     def code(

@@ -1,14 +1,17 @@
 """The parts of the P-frame network that work at several scales."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs.dcvc_hem.blocks import UNet
-from vcodecs.layers import ResBlock, SubpelConv, conv
+from vcodecs.layers import ResBlock, SubpelConv, conv, in_a_row
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 """Three scales (N, C, H / 2^i, W / 2^i)."""
+Widths = tuple[int, int, int]
+"""Channels of the three."""
 
 
 class BottleneckBlock(nn.Module):
@@ -25,16 +28,20 @@ class BottleneckBlock(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """Features at three scales, each made from the one before."""
+    """Features at three scales of these `widths`, each made from the one before.
 
-    def __init__(self, n: int) -> None:
+    `depth`: residual blocks in a row at the smallest scale.
+    """
+
+    def __init__(self, inputs: int, widths: Widths, depth: int = 1) -> None:
         super().__init__()
-        self.conv1 = conv(n, n, 3)
-        self.res_block1 = ResBlock(n, 0.01)
-        self.conv2 = conv(n, n, 3, 2)
-        self.res_block2 = ResBlock(n, 0.01)
-        self.conv3 = conv(n, n, 3, 2)
-        self.res_block3 = ResBlock(n, 0.01)
+        full, half, quarter = widths
+        self.conv1 = conv(inputs, full, 3)
+        self.res_block1 = ResBlock(full, 0.01)
+        self.conv2 = conv(full, half, 3, 2)
+        self.res_block2 = ResBlock(half, 0.01)
+        self.conv3 = conv(half, quarter, 3, 2)
+        self.res_block3 = in_a_row(depth, lambda: ResBlock(quarter, 0.01))
 
     def forward(self, x: Tensor) -> Contexts:
         full = self.res_block1(self.conv1(x))
@@ -43,20 +50,24 @@ class FeatureExtractor(nn.Module):
 
 
 class ContextFusion(nn.Module):
-    """Contexts mixed from the smallest scale upwards (Sheng et al., TMM 2022)."""
+    """Contexts of these `widths` mixed from the smallest scale upwards (Sheng et al., TMM 2022).
 
-    def __init__(self, n: int) -> None:
+    `depth` as in `FeatureExtractor`.
+    """
+
+    def __init__(self, widths: Widths, depth: int = 1) -> None:
         super().__init__()
-        self.conv3_up = SubpelConv(n, n)
-        self.res_block3_up = ResBlock(n, 0.01)
-        self.conv3_out = conv(n, n, 3)
-        self.res_block3_out = ResBlock(n, 0.01)
-        self.conv2_up = SubpelConv(2 * n, n)
-        self.res_block2_up = ResBlock(n, 0.01)
-        self.conv2_out = conv(2 * n, n, 3)
-        self.res_block2_out = ResBlock(n, 0.01)
-        self.conv1_out = conv(2 * n, n, 3)
-        self.res_block1_out = ResBlock(n, 0.01)
+        full, half, quarter = widths
+        self.conv3_up = SubpelConv(quarter, half)
+        self.res_block3_up = ResBlock(half, 0.01)
+        self.conv3_out = conv(quarter, quarter, 3)
+        self.res_block3_out = in_a_row(depth, lambda: ResBlock(quarter, 0.01))
+        self.conv2_up = SubpelConv(2 * half, full)
+        self.res_block2_up = ResBlock(full, 0.01)
+        self.conv2_out = conv(2 * half, half, 3)
+        self.res_block2_out = ResBlock(half, 0.01)
+        self.conv1_out = conv(2 * full, full, 3)
+        self.res_block1_out = ResBlock(full, 0.01)
 
     def forward(self, full: Tensor, half: Tensor, quarter: Tensor) -> Contexts:
         up = self.res_block3_up(self.conv3_up(quarter))
@@ -109,12 +120,12 @@ class ContextualDecoder(nn.Module):
 class Reconstruction(nn.Module):
     """Decoded feature and full-size context to the feature that is kept, and the picture."""
 
-    def __init__(self, n: int, decoded: int, unet: tuple[int, int, int]) -> None:
+    def __init__(self, joined: int, feature: int, unet: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.first_conv = conv(decoded + n, n, 3)
-        self.unet_1 = UNet(n, n, unet)
-        self.unet_2 = UNet(n, n, unet)
-        self.recon_conv = conv(n, 3, 3)
+        self.first_conv = conv(joined, feature, 3)
+        self.unet_1 = unet()
+        self.unet_2 = unet()
+        self.recon_conv = conv(feature, 3, 3)
 
     def forward(self, decoded: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         feature = self.first_conv(torch.cat((decoded, context), dim=1))

@@ -23,6 +23,7 @@ from vcodecs.contract import (
 )
 from vcodecs.dcvc_hem import receiver
 from vcodecs.dcvc_hem.blocks import (
+    UNet,
     activated,
     analysis,
     hyper_decoder,
@@ -49,7 +50,7 @@ from vcodecs.dcvc_hem.prior import (
 )
 from vcodecs.dcvc_hem.start import start_as_hybrid
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
-from vcodecs.layers import Bound, conv
+from vcodecs.layers import Bound, conv, has_values
 from vcodecs.motion import SpyNet, warp
 
 
@@ -118,7 +119,7 @@ class DCVCHEM(VideoCodec):
         self._build_context(widths)
         self.laplace = LaplaceBits()
         self.step_bound = Bound(SMALLEST_STEP)
-        if preset != "official":
+        if preset != "official" and has_values(self):
             start_as_hybrid(self)
 
     def _build_quantisers(self, w: Widths) -> None:
@@ -142,8 +143,8 @@ class DCVCHEM(VideoCodec):
         n, y, p = w.feature, w.latent, w.prior
         self.feature_adaptor_I = conv(3, n, 3)
         self.feature_adaptor_P = conv(n, n, 1)
-        self.feature_extractor = FeatureExtractor(n)
-        self.context_fusion_net = ContextFusion(n)
+        self.feature_extractor = FeatureExtractor(n, (n, n, n))
+        self.context_fusion_net = ContextFusion((n, n, n))
         self.contextual_encoder = ContextualEncoder(n, y)
         self.contextual_hyper_prior_encoder = activated(
             conv(y, w.hyper, 3), conv(w.hyper, w.hyper, 3, 2), conv(w.hyper, w.hyper, 3, 2)
@@ -155,7 +156,7 @@ class DCVCHEM(VideoCodec):
         self.y_prior_fusion = prior_network(5 * y, 4 * p, 3 * p, 3 * y)
         self.y_spatial_prior = prior_network(4 * y, 3 * p, 3 * p, 2 * y)
         self.contextual_decoder = ContextualDecoder(n, y, w.decoded)
-        self.recon_generation_net = Reconstruction(n, w.decoded, w.unet)
+        self.recon_generation_net = Reconstruction(n + w.decoded, n, lambda: UNet(n, n, w.unet))
         self.bit_estimator_z = BitEstimator(w.hyper)
 
     # ------------------------------------------------------------------ estimation path

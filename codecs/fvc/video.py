@@ -36,6 +36,7 @@ from vcodecs.fvc.networks import (
     Synthesis,
 )
 from vcodecs.fvc.start import start_as_hybrid
+from vcodecs.layers import has_values
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class FVC(VideoCodec):
         self.EntropyCoding_residualz = BitEstimator(w.hyper, floored=False)
         self.fusion = Fusion(w.feature) if w.fusion else None
         self.normal = NormalBits()
-        if preset != "official":
+        if preset != "official" and has_values(self):
             start_as_hybrid(self)
 
     # ------------------------------------------------------------------ estimation path

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from lvc.bundle import BUNDLE, ENTROPY, FORMAT, file_hash, session
 from lvc.files import atomic_write, replacing
 from lvc.pictures import SIZE_MULTIPLE
+from lvc.steps import Step
 from prune.onnx_export.deformable import onnx_translations
 from prune.onnx_export.refusal import explained
 from vcodecs import DecoderGraph, UserError, VideoCodec
@@ -101,6 +102,9 @@ def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     inputs = {}
     for name, shape in graph.input_shapes().items():
+        if graph.inputs[name].stride == 0:
+            inputs[name] = generator.uniform(0.5, 2, shape).astype(np.float32)
+            continue
         if graph.inputs[name].stride >= SMOOTH:
             inputs[name] = np.round(generator.normal(0, 2, shape)).astype(np.float32)
             continue
@@ -144,6 +148,8 @@ def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
 
 def _dynamic_shape(stride: int) -> dict[int, object]:
     """Sides as multiples of one pair of dimensions, so that all inputs of a graph agree."""
+    if stride == 0:
+        return {}  # one number a channel, at any size
     factor = SIZE_MULTIPLE // stride
     sides = [Dim("h", min=1, max=LARGEST), Dim("w", min=1, max=LARGEST)]
     return {2 + i: side if factor == 1 else factor * side for i, side in enumerate(sides)}
@@ -243,9 +249,14 @@ def _coding(codec: VideoCodec, folder: Path) -> dict | None:
     atomic_write(path, json.dumps(entropy_of(codec)) + "\n")
     return {
         "weights": identity(codec),
-        "steps": [asdict(step) for step in codec.coding().steps],
+        "steps": [_step(step) for step in codec.coding().steps],
         "entropy": {"file": path.name, "sha256": file_hash(path)},
     }
+
+
+def _step(step: Step) -> dict:
+    """A step as JSON; `graphs` only where there are some, so that older players read the rest."""
+    return {key: value for key, value in asdict(step).items() if key != "graphs" or value}
 
 
 @contextlib.contextmanager

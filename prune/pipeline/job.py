@@ -17,6 +17,7 @@ from prune.pipeline.training import phases_of, settings_of
 from prune.recipe.schema import Recipe
 from prune.sparsify.cost import CostModel
 from prune.sparsify.selection import by_magnitude
+from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
@@ -29,8 +30,8 @@ class Job:
     `base` is the recipe file's folder. UserErrors name the setting that is at fault.
     """
 
-    def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe, self.base = recipe, base
+    def __init__(self, recipe: Recipe, base: Path, processes: Processes | None = None) -> None:
+        self.recipe, self.base, self.processes = recipe, base, processes or Processes()
         self.warnings: list[str] = []
         self._settings: dict[str, TrainerSettings] = {}
 
