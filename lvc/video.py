@@ -24,7 +24,7 @@ from .encoders import video_context
 from .errors import UserError
 from .sink import Sink, checked_rate, open_sink
 from .stated import display_of, picture_of, turn_of
-from .timing import FALLBACK_FPS, Timing, stated_rate, timing_of
+from .timing import FALLBACK_FPS, Timing, timing_of
 
 __all__ = ["Sink", "Source", "open_sink", "open_source"]
 
@@ -160,9 +160,11 @@ def _opened(path: Path, size: tuple[int, int] | None) -> InputContainer:
 
 
 def _file(path: Path, size: tuple[int, int] | None, stack: ExitStack) -> _Reading:
-    timing = _timing(path, size)
+    # A pipe can be read once.
+    timing = _timing(path, size) if path.is_file() else None
     container = stack.enter_context(_opened(path, size))
     stream = _stream(path, container)
+    timing = timing or Timing.unknown(stream)
     stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1  # so that the decoder complains in this thread
     frames = _frames(path, container, stream)
@@ -194,8 +196,7 @@ def _timing(path: Path, size: tuple[int, int] | None) -> Timing:
         try:
             return timing_of(container, stream)
         except av.FFmpegError:  # met again, and told, where the frames are decoded
-            rate = stated_rate(stream)
-            return Timing(rate, 0, None, 1 / rate, True)
+            return Timing.unknown(stream)
 
 
 def _times(path: Path, timing: Timing) -> Callable[[int | None], int | None]:

@@ -1,7 +1,9 @@
 """Times, geometry and colours of video files, kept from the source to what is decoded."""
 
 import json
+import os
 import struct
+import threading
 from fractions import Fraction
 
 import av
@@ -140,6 +142,20 @@ def test_info_counts_the_rate_by_the_time_that_the_frames_take(through, tmp_path
     capsys.readouterr()
     assert main(["info", str(tmp_path / "coded.lvc")]) == 0
     assert "length:   10.50 s" in capsys.readouterr().out  # 9 seconds, and the last frame's own
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.y4m")
+    with open_sink(tmp_path / "a.y4m", WIDTH, HEIGHT, 24) as sink:
+        for value in range(4):
+            sink.write(still(value))
+    data = (tmp_path / "a.y4m").read_bytes()
+    writer = threading.Thread(target=(tmp_path / "pipe.y4m").write_bytes, args=(data,))
+    writer.start()
+    with open_source(tmp_path / "pipe.y4m") as source:
+        assert source.fps == 24 and len(list(source)) == 4
+    writer.join()
 
 
 # ---------------------------------------------------------------------- geometry
