@@ -53,7 +53,7 @@ class Job:
         section = self.recipe.codec
         if "preset" in section.model_fields_set:
             return section.preset
-        path = section.checkpoint and section.checkpoint.path
+        path = section.checkpoint.path if section.checkpoint else None
         with self.recipe.blame("codec.checkpoint"):
             return preset_of(section.name, path, self.base)
 
