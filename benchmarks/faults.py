@@ -4,11 +4,12 @@
     python benchmarks/faults.py --kills 50 --json benchmarks/results/faults.json
 
 A run of the tiny DCVC (sparse training, shrink, fine-tuning, evaluation, export, timing, report)
-is done once undisturbed. Then runs are started, killed (SIGKILL) after a random time, and started
-again in the same folder; half of the kills are aimed at a moment when a file is being written. What
-a run leaves that got to its end has to be what the undisturbed one left, to the byte: weights, kept
-channels, quality, and no temporary file. Kills are counted by the step that they hit. With `--json`
-it goes on from there where it was stopped. The exit status is 1 where anything differed.
+is done once undisturbed. Then runs are started, killed (SIGKILL) at a random moment of the step
+that they are at or of the one behind it, and started again in the same folder; half of the kills
+wait for a moment when a file is being written. What a run leaves that got to its end has to be what
+the undisturbed one left, to the byte: weights, kept channels, quality, and no temporary file. Kills
+are counted by the step that they hit. Stopped and started again, it goes on in its folder. The exit
+status is 1 where anything differed.
 
 Runs are forked from one process that has everything imported: kills then hit work, not imports.
 """
@@ -18,11 +19,10 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -35,6 +35,8 @@ from lvc.files import TEMPORARY, atomic_write
 from prune.cli import main
 from prune.run import command
 
+AIM = 5.0
+"""Seconds that a kill waits at most for a file to be written."""
 COMPARED = (
     "teacher/weights.safetensors",
     "sparse/weights.safetensors",
@@ -51,8 +53,10 @@ def parse():
     )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", type=float, default=60, help="latest second of a step")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop, to go on later")
-    parser.add_argument("--json", type=Path, help="where results are kept, and gone on from")
+    parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="gone on in")
+    parser.add_argument("--json", type=Path, help="where the result goes")
     return parser.parse_args()
 
 
@@ -107,71 +111,99 @@ def step_of(folder):
     return "report"
 
 
+def is_begun(folder, target):
+    """Whether this start of a run is at `target`, or has come past it."""
+    try:
+        told = (folder / "output.txt").read_text().splitlines()
+    except FileNotFoundError:  # the child is not there yet
+        return False
+    steps = [line for line in told if line in ALL]
+    return bool(steps) and ALL.index(steps[-1]) >= ALL.index(target)
+
+
 def is_writing(folder):
     return next((folder / "out").rglob(f"*{TEMPORARY}*"), None) is not None
 
 
-def killed(folder, after, aimed):
-    """Kill a run `after` seconds, `aimed` at the next write; None where it got to its end first."""
-    child, begun = start(folder), time.monotonic()
+def killed(folder, target, after, aimed):
+    """Kill a run `after` seconds of step `target`, `aimed` at the next write behind that.
+
+    Returns the step that was hit, and whether a file was being written; or None and the exit
+    status where the run got to its end first.
+    """
+    child, begun = start(folder), None
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return None, os.waitstatus_to_exitcode(status)
-        writing = is_writing(folder) if aimed else False
-        late = time.monotonic() - begun
-        if late > after and (not aimed or writing or late > 2 * after):
+        if begun is None and is_begun(folder, target):
+            begun = time.monotonic()
+        late = time.monotonic() - begun if begun is not None else -1.0
+        if late > after and (not aimed or is_writing(folder) or late > after + AIM):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return step_of(folder), is_writing(folder)
-        time.sleep(0.0005 if aimed else 0.002)
+        time.sleep(0.0005 if begun is not None and aimed else 0.01)
 
 
 def undisturbed(parent):
-    folder, begun = new_folder(parent, "undisturbed"), time.monotonic()
+    folder = new_folder(parent, "undisturbed")
     _, status = os.waitpid(start(folder), 0)
     if status:
         sys.exit(f"the undisturbed run failed: {(folder / 'errors.txt').read_text()}")
     hashes, temporary = left(folder)
     assert not temporary
-    return hashes, time.monotonic() - begun
+    report = json.loads((folder / "out" / "report.json").read_text())
+    return hashes, {step: round(seconds, 2) for step, seconds in report["times"].items()}
+
+
+def judged(folder, status, expected):
+    """What is wrong with a run that got to its end; None where nothing is."""
+    hashes, temporary = left(folder)
+    differing = [name for name in expected if hashes[name] != expected[name]]
+    if status == 0 and not differing and not temporary:
+        return None
+    errors = (folder / "errors.txt").read_text()[-2000:]
+    return {"status": status, "differ": differing, "left": temporary, "errors": errors}
 
 
 def study(arguments, found, save):
-    """Kill and start again until there are as many kills as asked for."""
+    """Kill and start again until there are as many kills as asked for, and the last run's end."""
     deadline = time.monotonic() + 60 * arguments.minutes
-    with tempfile.TemporaryDirectory() as parent:
-        parent = Path(parent)
-        expected, seconds = undisturbed(parent)
-        found["seconds_undisturbed"] = round(seconds, 1)
-        number = 0
-        while found["kills"] < arguments.kills and time.monotonic() < deadline:
-            number += 1
-            folder = new_folder(parent, f"run{number}")
-            kills = Counter()
-            while True:
-                dice = random.Random(f"{arguments.seed} {found['kills'] + sum(kills.values())}")
-                enough = found["kills"] + sum(kills.values()) >= arguments.kills
-                after = 1e9 if enough else dice.uniform(0, 0.7 * seconds)
-                step, more = killed(folder, after, aimed=dice.random() < 0.5)
-                if step is None:
-                    break
-                kills[step] += 1
-                found["while_writing"] += bool(more)
-            hashes, temporary = left(folder)
-            ok = more == 0 and hashes == expected and not temporary
+    parent = arguments.folder
+    if "expected" not in found:
+        shutil.rmtree(parent / "undisturbed", ignore_errors=True)
+        found["expected"], found["seconds_by_step"] = undisturbed(parent)
+        save(found)
+    while found["at_work"] or found["kills"] < arguments.kills:
+        folder = parent / f"run{found['runs'] + 1}"
+        if not found["at_work"]:
+            shutil.rmtree(folder, ignore_errors=True)
+            new_folder(parent, folder.name)
+            found["at_work"] = True
+        dice = random.Random(f"{arguments.seed} {found['kills']}")
+        enough = found["kills"] >= arguments.kills
+        left_to_do = ALL[ALL.index(at) :] if (at := step_of(folder)) in ALL else ALL[-1:]
+        target = dice.choice(left_to_do[:2])
+        after = (
+            1e9
+            if enough
+            else dice.uniform(0, min(arguments.most, found["seconds_by_step"][target]))
+        )
+        step, more = killed(folder, target, after, aimed=dice.random() < 0.5)
+        if step is not None:
+            found["kills"] += 1
+            found["while_writing"] += more
+            found["by_step"][step] = found["by_step"].get(step, 0) + 1
+        else:
             found["runs"] += 1
-            found["kills"] += sum(kills.values())
-            found["by_step"] = dict(Counter(found["by_step"]) + kills)
-            if not ok:
-                errors = (folder / "errors.txt").read_text()[-2000:]
-                differing = [name for name in expected if hashes[name] != expected[name]]
-                found["unexpected"].append(
-                    {"status": more, "differ": differing, "left": temporary, "errors": errors}
-                )
-            save(found)
-            told = "equal" if ok else "NOT EQUAL"
-            print(f"run {found['runs']}: {sum(kills.values())} kills, {told}", flush=True)
+            found["at_work"] = False
+            wrong = judged(folder, more, found["expected"])
+            found["unexpected"] += [wrong] if wrong else []
+            print(f"run {found['runs']}: {'NOT EQUAL' if wrong else 'equal'}", flush=True)
+        save(found)
+        if time.monotonic() > deadline:
+            break
     return found
 
 
@@ -179,15 +211,17 @@ def study_command():
     arguments = parse()
     torch.set_num_threads(1)
     found = {"kills": 0, "runs": 0, "while_writing": 0, "by_step": {}, "unexpected": []}
-    if arguments.json and arguments.json.exists():
-        found = json.loads(arguments.json.read_text())
-
-    def save(found):
-        if arguments.json:
-            atomic_write(arguments.json, json.dumps(found, indent=1) + "\n")
-
-    study(arguments, found, save)
-    print(json.dumps(found, indent=1))
+    found["at_work"] = False
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    state = arguments.folder / "found.json"
+    if state.exists():
+        found = json.loads(state.read_text())
+    study(arguments, found, lambda found: atomic_write(state, json.dumps(found)))
+    shown = {key: found[key] for key in found if key not in ("expected", "at_work")}
+    text = json.dumps(shown, indent=1) + "\n"
+    if arguments.json and not found["at_work"]:
+        atomic_write(arguments.json, text)
+    print(text)
     sys.exit(1 if found["unexpected"] else 0)
 
 

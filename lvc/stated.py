@@ -17,7 +17,7 @@ from .anchor import frame_to_picture
 from .display import MATRICES, UNSTATED, Display
 from .errors import UserError
 from .rules import LARGEST_INTEGER
-from .timing import Timing
+from .timing import Timing, fraction
 
 _STATES_NONE = (0, 2, 3)  # RGB, unspecified, reserved
 
@@ -69,13 +69,13 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float] |
     """Its upper left 2x2: x' of x, y' of x, x' of y, y' of y."""
     try:
         every: Any = frame.side_data  # whose types say that it holds text
-        data = [bytes(d) for d in every if d.type.name == "DISPLAYMATRIX"]
+        found = every.get("DISPLAYMATRIX")
     except ValueError:  # side data of a kind that PyAV has no name for, beside it
         turn = math.radians(getattr(frame, "rotation", 0))
         return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
-    if not data or len(data[0]) < 36:
+    if found is None or len(data := bytes(found)) < 36:
         return None
-    a, b, _, c, d = np.frombuffer(data[0], np.int32)[:5] / 65536
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5] / 65536
     return float(a), float(b), float(c), float(d)
 
 
@@ -127,8 +127,7 @@ def display_of(stream: av.VideoStream, frame: av.VideoFrame, timing: Timing) -> 
 
 
 def _aspect(stream: av.VideoStream) -> tuple[int, int]:
-    aspect = Fraction(stream.sample_aspect_ratio or 1)
-    pair = aspect.as_integer_ratio()
+    pair = (fraction(stream.sample_aspect_ratio) or Fraction(1)).as_integer_ratio()
     return pair if min(pair) > 0 and max(pair) <= LARGEST_INTEGER else (1, 1)
 
 

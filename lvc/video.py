@@ -24,7 +24,7 @@ from .encoders import video_context
 from .errors import UserError
 from .sink import Sink, checked_rate, open_sink
 from .stated import display_of, picture_of, turn_of
-from .timing import FALLBACK_FPS, Timing, timing_of
+from .timing import FALLBACK_FPS, Timing, stated_rate, timing_of
 
 __all__ = ["Sink", "Source", "open_sink", "open_source"]
 
@@ -112,16 +112,18 @@ class _Reading:
 
 
 def _folder(folder: Path) -> _Reading:
-    files = [
-        file
+    # Names alone: there may be many, and a path takes ten times the memory.
+    names = [
+        file.name
         for file in folder.iterdir()
         if file.suffix.lower() in PICTURES and not file.name.startswith(".")
     ]
-    if not files:
+    if not names:
         raise UserError(f"{folder} holds no picture: expected files such as 00000.png or 1.jpg")
-    files.sort(key=lambda file: (_natural(file.stem), file.name))
+    names.sort(key=lambda name: (_natural(Path(name).stem), name))
+    files = (folder / name for name in names)
     pictures = _of_one_size((file, _read_picture(file), None) for file in files)
-    return _Reading(FALLBACK_FPS, len(files), PLAIN, pictures)
+    return _Reading(FALLBACK_FPS, len(names), PLAIN, pictures)
 
 
 def _natural(name: str) -> list[str | int]:
@@ -192,7 +194,7 @@ def _timing(path: Path, size: tuple[int, int] | None) -> Timing:
         try:
             return timing_of(container, stream)
         except av.FFmpegError:  # met again, and told, where the frames are decoded
-            rate = Fraction(stream.average_rate or stream.guessed_rate or FALLBACK_FPS)
+            rate = stated_rate(stream)
             return Timing(rate, 0, None, 1 / rate, True)
 
 

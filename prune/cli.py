@@ -58,6 +58,11 @@ def recipe_parser(prog: str, description: str | None) -> argparse.ArgumentParser
     return parser
 
 
+def quiet_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told to say no more than what went wrong."""
+    parser.add_argument("--quiet", action="store_true", help="tell warnings and errors alone")
+
+
 def explanation(error: Exception) -> list[str] | None:
     """Lines for the user about what went wrong around us; None for a fault of ours."""
     if isinstance(error, UserError):

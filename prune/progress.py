@@ -16,7 +16,7 @@ from rich.text import Text
 
 from prune.launch import launched_rank
 
-LINE_EVERY_SECONDS = 15.0
+LINE_EVERY_SECONDS = 60.0
 
 # Of several processes the first one tells. Names of files and clips are printed as they
 # are, whatever brackets and colons they hold.
@@ -35,6 +35,11 @@ def notice(kind: str, text: str, style: str) -> None:
     # An argument that is no valid text holds surrogates, which no stream takes.
     line = line.encode("utf-8", "backslashreplace").decode()
     notices.print(Text.assemble((kind, style), " ", line))
+
+
+def be_quiet() -> None:
+    """From now on only warnings and errors are told."""
+    console.quiet = True
 
 
 def warn(text: str) -> None:

@@ -11,14 +11,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from prune import make_callable
-from prune.cli import main, recipe_parser
+from prune.cli import main, quiet_option, recipe_parser
 from prune.ownership import owned
 from prune.pipeline import work as pipeline
 from prune.pipeline.assemble import assemble, pictures
 from prune.pipeline.job import Job
 from prune.pipeline.steps import RECORD, Steps
 from prune.pipeline.tried import try_out
-from prune.progress import console, warn
+from prune.progress import be_quiet, console, warn
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import HOW, Recipe
 from prune.report import Report
@@ -101,7 +101,10 @@ def command() -> None:
         prog="python -m prune.run",
         description="Compress a video codec's decoder and report what that brought.",
     )
-    arguments = parser.parse_args()
+    quiet_option(parser)
+    arguments = parser.parse_intermixed_args()
+    if arguments.quiet:
+        be_quiet()
     recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
     run(recipe, Path(arguments.recipe).parent)
 

@@ -10,12 +10,12 @@ import torch
 
 import vcodecs
 from lvc.files import atomic_write
-from prune.cli import main, recipe_parser
+from prune.cli import main, quiet_option, recipe_parser
 from prune.data import check_sources, open_source
 from prune.data.held_back import held_back
 from prune.ownership import owned
 from prune.pipeline.training import phases_of, settings_of
-from prune.progress import console
+from prune.progress import be_quiet, console
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import HOW, TeacherRecipe
 from prune.training.processes import Processes, join
@@ -154,7 +154,10 @@ def command() -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="fit what is left into so many minutes"
     )
+    quiet_option(parser)
     arguments = parser.parse_intermixed_args()
+    if arguments.quiet:
+        be_quiet()
     if arguments.minutes is not None and not 0 < arguments.minutes < 1e6:
         raise UserError(f"--minutes {arguments.minutes:g}: a number above 0 is expected")
     recipe = load_recipe(arguments.recipe, arguments.overrides, TeacherRecipe)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from prune.groups.watch import CONVOLUTIONS
+from prune.groups.trace import CONVOLUTIONS
 from prune.measure.macs import decoder_macs
 from prune.pipeline.job import Job
 from prune.pipeline.plan import Plan, PlannedGroup, PlannedMacs, make_plan

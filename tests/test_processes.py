@@ -88,3 +88,35 @@ def test_when_one_process_is_killed_the_other_ends_with_one_line(tmp_path, monke
     (line,) = [text for text in errors.splitlines() if text.startswith("error")]
     assert "another process of this run is gone" in line
     assert "Traceback" not in errors
+
+
+RECIPE = """\
+codec: {name: dcvc, preset: tiny, lambda: 512}
+data: {train: procedural, eval: procedural, crop: 64, batch: 2, workers: 0}
+train:
+  device: cpu
+  precision: "no"
+  phases: [{stage: joint, steps: 2}]
+output: out
+"""
+
+
+def test_a_command_under_two_processes_writes_and_tells_once(tmp_path):
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    (first, told, _), (second, silent, errors) = ended(
+        start(2, tmp_path, "-m", "prune.train", "small.yaml")
+    )
+    assert (first, second) == (0, 0), errors
+    assert told.splitlines()[-1] == "weights: out/weights.safetensors"
+    assert silent == ""
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"weights.safetensors", "recipe.json", "state.pt", "log.jsonl"}
+
+
+def test_a_batch_that_cannot_be_shared_out_is_one_line(tmp_path):
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    found = ended(start(2, tmp_path, "-m", "prune.train", "small.yaml", "data.batch=3"))
+    assert [status for status, _, _ in found] == [2, 2]
+    (line,) = found[0][2].splitlines()
+    assert "data.batch 3: 2 processes cannot share it out evenly" in line
+    assert "make it a multiple of 2" in line

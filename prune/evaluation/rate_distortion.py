@@ -15,24 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune.data.source import ClipError, ClipInfo, Source, too_small
+from prune.data.source import Source
+from prune.evaluation.clips import Skip, checked, number_of_clips, own_clips
 from prune.evaluation.coding_loop import Bits, loop, possible_bits
 from prune.evaluation.metrics import Measure, average, bd, mean, ms_ssim, psnr, why_no_ms_ssim
 from prune.evaluation.spread import Spread
 from vcodecs import UserError, VideoCodec
 from vcodecs.intra import IntraCodec
 
-MIN_SIDE = 16
-"""Smallest side in pixels that codecs take."""
-
-MAX_CLIPS = 10_000
-"""More clips than this are an endless source rather than a data set."""
-
 Progress = Callable[[int, int, str], None]
 """Called with (codings done, codings in all, what was just done)."""
-
-Skip = tuple[str, str]
-"""A clip that was left out: its name, and the reason."""
 
 IFrames = Mapping[int, tuple[Tensor, float]]
 """By frame number: the decoded I frame (1, 3, H, W) and its bits."""
@@ -263,7 +255,7 @@ def evaluate(
         bits = "estimated"
     for codec in codecs.values():
         codec.to(device)
-    for index, info, original in _own_clips(source, frames, clips, skipped, spread):
+    for index, info, original in own_clips(source, frames, clips, skipped, spread):
         i_frames = code_i_frames(original, intra, gop, rates[0], device)
         last_p = max(set(range(frames)) - set(i_frames))
         for rate in rates:
@@ -287,7 +279,7 @@ def evaluate(
             points.setdefault(index, []).append(point)
             if show:
                 shown[index] = _picture(point, last_p, original)
-    left_out = _checked(source, clips, spread.merged(skipped))
+    left_out = checked(source, clips, spread.merged(skipped))
     return Evaluation(
         codecs=tuple(codecs),
         rates=tuple(rates),
@@ -299,60 +291,6 @@ def evaluate(
         pictures=tuple(spread.merged(shown).values())[:pictures],
         skipped=source.skipped | left_out,
     )
-
-
-def number_of_clips(source: Source, clips: int | None) -> int:
-    """How many of a source's clips to use: the first `clips`, or all where None."""
-    count = len(source) if clips is None else min(clips, len(source))
-    if count > MAX_CLIPS:
-        raise UserError(f"{source.name}: an endless source; say how many of its clips to use")
-    return count
-
-
-def read_clips(
-    source: Source, frames: int, clips: int | None, skipped: dict[str, str]
-) -> Iterator[tuple[ClipInfo, np.ndarray]]:
-    """The first `frames` frames of the first `clips` clips: uint8 RGB (T, 3, H, W).
-
-    Clips that cannot be read, are too short or too small go into `skipped` with the reason.
-    Raises UserError where none is left.
-    """
-    found: dict[int, Skip] = {}
-    for _, info, original in _own_clips(source, frames, clips, found, Spread()):
-        yield info, original
-    skipped |= _checked(source, clips, found)
-
-
-def _own_clips(
-    source: Source, frames: int, clips: int | None, skipped: dict[int, Skip], spread: Spread
-) -> Iterator[tuple[int, ClipInfo, np.ndarray]]:
-    """The clips of one process with their numbers; what is left out, and why, by number too."""
-    for index in filter(spread.takes, range(number_of_clips(source, clips))):
-        name = f"clip {index}"
-        try:
-            info = source.info(index)
-            name = info.name
-            reason = too_small(info, frames, MIN_SIDE)
-            original = None if reason else source.read(index, 0, frames)
-        except UserError as error:
-            reason = error.reason if isinstance(error, ClipError) else str(error)
-        if reason:
-            skipped[index] = name, reason
-        else:
-            assert original is not None
-            yield index, info, original
-
-
-def _checked(source: Source, clips: int | None, found: dict[int, Skip]) -> dict[str, str]:
-    """Reasons by clip of what was left out; UserError where that is everything."""
-    skipped: dict[str, str] = {}
-    for index, (name, reason) in found.items():
-        # Files in different folders may have one name; each counts.
-        skipped[name if name not in skipped else f"{name} (clip {index})"] = reason
-    if len(found) == (count := number_of_clips(source, clips)):
-        first = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:1])
-        raise UserError(f"{source.name}: none of its {count} clips can be used{first}")
-    return skipped
 
 
 def _progress_text(label: str, clip: str, rate: float | None, result: ClipResult) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from distill import AdaptiveWeights, Distiller, Tap, find_taps
 from prune.groups.channels import Channels
-from prune.groups.watch import CONVOLUTIONS
+from prune.groups.trace import CONVOLUTIONS
 from prune.groups.weights import convolution
 from prune.recipe.schema import DistillSection
 from vcodecs import VideoCodec

@@ -25,7 +25,7 @@ from prune.progress import Progress
 from prune.training.average import AveragedWeights
 from prune.training.best import BestWeights
 from prune.training.companion import Companion, Validator
-from prune.training.curves import Curve, Pace, Position
+from prune.training.curves import Curve, Pace, Position, log
 from prune.training.devices import arithmetic, make_accelerator, make_scaler
 from prune.training.phases import (
     Phase,
@@ -71,8 +71,9 @@ class Trainer:
         self.phases = list(phases)
         self.sources = list(sources)
         self.settings = settings
-        self.states = SavedStates(Path(folder), settings.keep_checkpoints)
-        self.best = BestWeights(validator, settings.validate_every, Path(folder))
+        self.folder = Path(folder)
+        self.states = SavedStates(self.folder, settings.keep_checkpoints)
+        self.best = BestWeights(validator, settings.validate_every, self.folder)
         self.companions = list(companions)
         self.title = title
         self.curves: list[Curve] = []
@@ -168,6 +169,8 @@ class Trainer:
                 logged = {key: float(value) for key, value in figures.items()}
                 self.curves[-1].add(number, logged)
                 shown = logged | pace.figures() | {"skipped": self.skipped}
+                if self.processes.first:
+                    log(self.folder, phase.name, number, shown)
                 progress.show(phase.name, steps_before + round(at.part * phase.steps), shown)
             if self.best.is_due(at, phase):
                 self.best.score(self.codec, self.average, self.accelerator, phase, number)
