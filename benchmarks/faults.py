@@ -1,7 +1,8 @@
 """Whole runs killed at random moments, again and again, until they have got to their end.
 
     python benchmarks/faults.py
-    python benchmarks/faults.py --kills 50 --json benchmarks/results/faults.json
+    python benchmarks/faults.py --kills 50 --json benchmarks/results/faults_runs.json
+    python benchmarks/faults.py --training --json benchmarks/results/faults_training.json
 
 A run of the tiny DCVC (sparse training, shrink, fine-tuning, evaluation, export, timing, report)
 is done once undisturbed. Then runs are started, killed (SIGKILL) at a random moment of the step
@@ -29,11 +30,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from whole_runs import ALL, RECIPE
+from training import JOINT, MOTION, make
+from whole_runs import ALL, RECIPE, WEIGHTS
 
 from lvc.files import TEMPORARY, atomic_write
 from prune.cli import main
 from prune.run import command
+from prune.training.saved_state import STATE
+from vcodecs import checkpoints
 
 AIM = 5.0
 """Seconds that a kill waits at most for a file to be written."""
@@ -52,6 +56,7 @@ def parse():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--training", action="store_true", help="trainings instead of runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=float, default=60, help="latest second of a step")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop, to go on later")
@@ -79,6 +84,64 @@ def start(folder):
         status = 99
     finally:
         os._exit(status)
+
+
+def start_training(folder):
+    """A training of eight steps that saves after each, as a child of this process."""
+    child = os.fork()
+    if child:
+        return child
+    with open(folder / "errors.txt", "w") as errors:
+        os.dup2(errors.fileno(), 1)
+        os.dup2(errors.fileno(), 2)
+    status = 1
+    try:
+        trainer = make(folder, phases=[(MOTION, 4), (JOINT, 4)], average=0.9)
+        trainer.run()
+        checkpoints.save(trainer.codec, folder / WEIGHTS)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def study_training(arguments):
+    """As `study`, of trainings alone: they take seconds, so many kills are soon counted."""
+    found = {"kills": 0, "runs": 0, "while_writing": 0, "by_state": {}, "unexpected": []}
+    whole = arguments.folder / "whole"
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    whole.mkdir(parents=True)
+    begun = time.monotonic()
+    os.waitpid(start_training(whole), 0)
+    seconds, expected = time.monotonic() - begun, (whole / WEIGHTS).read_bytes()
+    while found["kills"] < arguments.kills:
+        folder = arguments.folder / f"run{found['runs']}"
+        folder.mkdir()
+        status = None
+        while status is None:
+            dice = random.Random(f"{arguments.seed} {found['kills']}")
+            late = time.monotonic() + dice.uniform(0, 0.5 * seconds)
+            child, aimed = start_training(folder), dice.random() < 0.5
+            while status is None:
+                ended, code = os.waitpid(child, os.WNOHANG)
+                writing = any(folder.glob(f".*{TEMPORARY}*"))
+                now = time.monotonic()
+                if ended:
+                    status = os.waitstatus_to_exitcode(code)
+                elif now > late and (writing or not aimed or now > late + AIM):
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    found["kills"] += 1
+                    found["while_writing"] += any(folder.glob(f".*{TEMPORARY}*"))
+                    lines = (folder / "log.jsonl").exists() and (folder / STATE).exists()
+                    at = "with a state" if lines else "before the first state"
+                    found["by_state"][at] = found["by_state"].get(at, 0) + 1
+                    break
+                time.sleep(0.0003)
+        found["runs"] += 1
+        equal = status == 0 and (folder / WEIGHTS).read_bytes() == expected
+        if not equal:
+            found["unexpected"].append({"status": status, "run": folder.name})
+    return found
 
 
 def new_folder(parent, name):
@@ -210,6 +273,13 @@ def study(arguments, found, save):
 def study_command():
     arguments = parse()
     torch.set_num_threads(1)
+    if arguments.training:
+        found = study_training(arguments)
+        text = json.dumps(found, indent=1) + "\n"
+        if arguments.json:
+            atomic_write(arguments.json, text)
+        print(text)
+        sys.exit(1 if found["unexpected"] else 0)
     found = {"kills": 0, "runs": 0, "while_writing": 0, "by_step": {}, "unexpected": []}
     found["at_work"] = False
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from prune.progress import be_quiet, console
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import HOW, TeacherRecipe
 from prune.training.processes import Processes, join
-from prune.training.saved_state import STATE
+from prune.training.saved_state import SavedStates, state_files
 from prune.training.trainer import Trainer
 from prune.training.validation import Validation
 from vcodecs import UserError, checkpoints
@@ -81,8 +81,8 @@ def _claim(recipe: TeacherRecipe, go_on: bool) -> None:
         mine["data"][key] = [spec.compared() for spec in getattr(recipe.data, key)]
     for key in HOW:
         mine["train"].pop(key)
-    record, state = recipe.output / RECORD, recipe.output / STATE
-    if state.exists():
+    record = recipe.output / RECORD
+    if state_files(recipe.output):
         theirs = json.loads(record.read_text()) if record.exists() else None
         if theirs is not None:
             for key in HOW:
@@ -91,21 +91,22 @@ def _claim(recipe: TeacherRecipe, go_on: bool) -> None:
             if theirs is None or not go_on:
                 raise UserError(
                     f"{recipe.output}: holds the training of another recipe; give another "
-                    f"output=, go on with it by --continue, or delete {state} to start afresh"
+                    f"output=, go on with it by --continue, or delete its state*.pt to start afresh"
                 )
-            _check_change(recipe, theirs, mine, state)
+            _check_change(recipe, theirs, mine)
     atomic_write(record, json.dumps(mine, indent=1) + "\n")
 
 
-def _check_change(recipe: TeacherRecipe, theirs: dict, mine: dict, state: Path) -> None:
+def _check_change(recipe: TeacherRecipe, theirs: dict, mine: dict) -> None:
     """Say what has changed; refuse what would turn done work into that of another training."""
     for key in ("name", "preset"):
         if theirs["codec"].get(key) != mine["codec"][key]:
             raise UserError(
-                f"{recipe.at(f'codec.{key}')}: {state.parent} trains "
+                f"{recipe.at(f'codec.{key}')}: {recipe.output} trains "
                 f"{theirs['codec'].get(key)}; give another output="
             )
-    saved = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
+    saved = SavedStates(recipe.output).load(lambda state: None)
+    assert saved is not None  # there is a state, or nothing would be changed
     over, begun = saved["phase"], saved["step"] > 0
     before, now = theirs["train"]["phases"], mine["train"]["phases"]
     for i in range(over):

@@ -6,6 +6,7 @@ from training import JOINT, make, weights
 
 from prune.recipe.schema import Recipe
 from prune.training.phases import Phase
+from vcodecs import UserError
 from vcodecs.noise import Part, normal, part_of_batch, uniform
 
 STEPS = 2
@@ -61,3 +62,48 @@ def test_coding_twice_is_refused_with_the_networks_own_teacher():
             finetune={"phases": []},
             distill={"source": "network"},
         )
+
+
+# ---------------------------------------------------------------------- float16's scale
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """Trainings whose loss is scaled from here on as in float16, which no CPU trains in."""
+
+    def at(scale):
+        made = torch.amp.GradScaler("cpu", init_scale=scale)
+        monkeypatch.setattr("prune.training.trainer.make_scaler", lambda _: made)
+        return made
+
+    return at
+
+
+def test_a_scale_of_the_loss_changes_nothing(plain, tmp_path, scaled):
+    scaled(2.0**8)
+    again = trained(tmp_path, keep_checkpoints=1)
+    assert all(torch.allclose(again[name], plain[name], rtol=0, atol=1e-6) for name in plain)
+
+
+def test_a_scale_that_is_too_large_is_halved_and_no_fault_of_the_training(tmp_path, scaled):
+    scaler = scaled(2.0**127)
+    trainer = make(tmp_path, phases=[(JOINT, 6)], precision="no", skips=2)
+    before = weights(trainer)
+    trainer.run()
+    assert trainer.skipped > 2
+    assert scaler.get_scale() == 2.0 ** (127 - trainer.skipped)
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+    assert before.keys() == weights(trainer).keys()
+
+
+def test_the_scale_goes_on_after_a_kill(tmp_path, scaled):
+    scaled(2.0**127)
+    make(tmp_path, phases=[(JOINT, 2)], precision="no").run()
+    again = scaled(2.0**8)
+    make(tmp_path, phases=[(JOINT, 2)], precision="no").run()
+    assert again.get_scale() < 2.0**127 and again.get_scale() > 2.0**120
+
+
+def test_float16_needs_a_gpu(tmp_path):
+    with pytest.raises(UserError, match=r"train\.precision: fp16 needs a GPU"):
+        make(tmp_path, precision="fp16").run()

@@ -97,7 +97,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before_with_a_warning(
 
 def test_damaged_states_alone_are_a_user_error(tmp_path):
     (tmp_path / STATE).write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r"state\.pt: damaged; remove it to train from the start"):
+    with pytest.raises(UserError, match=r"state\.pt: damaged, and no whole state .*; remove it"):
         make(tmp_path).run()
 
 

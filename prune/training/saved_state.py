@@ -66,12 +66,15 @@ class SavedStates:
                 use(state)
             except (RuntimeError, LookupError, TypeError, ValueError) as error:
                 raise UserError(
-                    f"{path}: the state of another training; give another output, or remove it to "
-                    "train from the start"
+                    f"{path}: the state of another training; give another output, or remove all "
+                    "state*.pt there to train from the start"
                 ) from error
             return state
         if paths:
-            raise UserError(f"{paths[0]}: damaged; remove it to train from the start")
+            raise UserError(
+                f"{paths[0]}: damaged, and no whole state beside it; remove it to train from the "
+                "start"
+            )
         return None
 
     def _write(self, state: dict[str, Any], path: Path) -> None:
