@@ -27,10 +27,18 @@ from vcodecs.registry import codec_class, preset_of
 class Job:
     """The parts of a run: codec, data, channel groups; each is made when it is asked for.
 
-    `base` is the recipe file's folder. UserErrors name the setting that is at fault.
+    `base` is the recipe file's folder. With `on_shapes` the codec has no weights, which is enough
+    to find its channel groups, and to count. UserErrors name the setting that is at fault.
     """
 
-    def __init__(self, recipe: Recipe, base: Path, processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Path,
+        processes: Processes | None = None,
+        on_shapes: bool = False,
+    ) -> None:
+        self.on_shapes = on_shapes
         self.recipe, self.base, self.processes = recipe, base, processes or Processes()
         self.warnings: list[str] = []
         self._settings: dict[str, TrainerSettings] = {}
@@ -65,6 +73,8 @@ class Job:
         with blame("codec.name"):
             codec_class(section.name, self.base)
         with blame("codec.preset"):
+            if self.on_shapes:
+                return self._without_weights()
             codec = vcodecs.create(section.name, self.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
@@ -75,6 +85,11 @@ class Job:
                 f"weights drawn with seed {self.recipe.seed}; its quality figures mean nothing"
             )
         return codec.eval()
+
+    def _without_weights(self) -> VideoCodec:
+        section = self.recipe.codec
+        with torch.device("meta"):
+            return vcodecs.create(section.name, section.preset, base=self.base).to("meta").eval()
 
     def load(self, path: Path) -> VideoCodec:
         """A codec of this recipe with the weights of a step (dense or shrunk)."""
