@@ -18,7 +18,7 @@ from prune.pipeline.plan_tables import WIDTH, tables
 from prune.pipeline.tried import try_out
 from prune.progress import console, warn
 from prune.recipe.reading import load_recipe
-from prune.recipe.schema import Recipe
+from prune.recipe.schema import Recipe, budget_words
 
 
 def command() -> None:
@@ -55,11 +55,9 @@ def command() -> None:
     shown = Console(width=None if console.is_terminal else WIDTH, highlight=False)
     for table in tables(plan):
         shown.print(table)
-    section = recipe.prune
+    budget, align = budget_words(recipe.prune.budget), recipe.prune.align
     by = "equal shares" if arguments.shapes else "the magnitude of the dense weights"
-    console.print(
-        f"For prune.budget {section.budget:g} and prune.align {section.align}, chosen by {by}."
-    )
+    console.print(f"For prune.budget {budget} and prune.align {align}, chosen by {by}.")
     if arguments.check:
         console.print(f"Tried: {try_out(job)}.")
 
