@@ -95,7 +95,7 @@ class Job:
     def _without_weights(self) -> VideoCodec:
         section = self.recipe.codec
         with torch.device("meta"):
-            return vcodecs.create(section.name, section.preset, base=self.base).to("meta").eval()
+            return vcodecs.create(section.name, self.preset, base=self.base).to("meta").eval()
 
     def load(self, path: Path) -> VideoCodec:
         """A codec of this recipe with the weights of a step (dense or shrunk)."""
