@@ -98,9 +98,9 @@ def _member_of(
     """
     if side == "in" and not is_boundary(layer):
         target = codec.get_submodule(layer)
-        if isinstance(target, nn.modules.conv._ConvNd) and not isinstance(target, GroupedConv):
-            if target.groups > 1:
-                return None
+        other = isinstance(target, nn.modules.conv._ConvNd) and not isinstance(target, GroupedConv)
+        if other and target.groups > 1:
+            return None
     elif side == "norm" and (shape := _shape_of_parameter(codec, layer)):
         return _member_of_parameter(layer, shape, rows)
     return Member(layer, side, tuple(map(tuple, rows)))
