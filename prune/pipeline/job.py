@@ -36,7 +36,7 @@ class Job:
     def __init__(self, recipe: Recipe, base: Path) -> None:
         self.recipe, self.base = recipe, base
         self.warnings: list[str] = []
-        self.times: Times = layer_times
+        self.times: Times = lambda setting: layer_times(setting)
         """Where times of layers come from, for a budget in time."""
         self._settings: dict[str, TrainerSettings] = {}
 
