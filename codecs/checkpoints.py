@@ -1,18 +1,24 @@
 """Weights in and out: our .safetensors with metadata, and the officially released files."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torchvision.ops import DeformConv2d
 
 from lvc.errors import UserError
 from lvc.files import replacing
 from lvc.pictures import SIZE_MULTIPLE
 from vcodecs.contract import Reference, VideoCodec
+from vcodecs.layers import GroupedConv
 from vcodecs.wrapped import unwrapped
 
 BUNDLED = Path(__file__).parent / "weights"
@@ -33,9 +39,13 @@ def save(
     they are. Equal content gives equal bytes.
     """
     state = {
-        key: (_halved(value) if half else value).detach().cpu().contiguous()
+        key: (_halved(value) if half and value.is_floating_point() else value)
+        .detach()
+        .cpu()
+        .contiguous()
         for key, value in codec.state_dict().items()
     }
+    state = _apart(state)
     metadata = {"format": FORMAT, "codec": codec.name, "preset": codec.preset}
     metadata["kept"] = json.dumps(kept or {})
     with replacing(path) as temporary:
@@ -46,6 +56,17 @@ def _halved(value: Tensor) -> Tensor:
     """In float16, unless a value is beyond 65504 and would become infinite."""
     narrow = value.half()
     return narrow if torch.equal(narrow.isfinite(), value.isfinite()) else value
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, one that is there under two names written twice, as the format asks."""
+    seen: set[int] = set()
+    for key, value in state.items():
+        storage = value.untyped_storage().data_ptr()
+        if storage in seen and value.numel():
+            state[key] = value.clone()
+        seen.add(storage)
+    return state
 
 
 def _serialized(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -109,14 +130,28 @@ def read_file(path: str | Path) -> Any:
     Read with weights_only: such files come from strangers.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"checkpoint {path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # reading a damaged pickle can raise nearly everything
         raise UserError(
             f"checkpoint {path}: damaged, or not a file of tensors alone as torch.save writes it "
-            "(anything else in it is refused, since loading that could run a stranger's code)"
+            "(anything else in it is refused, since loading that could run a stranger's code; of a "
+            "file that you trust, save the state dict alone)"
         ) from error
+
+
+def _harmless() -> list[Any]:
+    """Things beside the weights, none of which runs code: options, and numbers of numpy's.
+
+    Scores and losses are often such numbers. A pickle has the name that numpy's function for them
+    had in the version that wrote it.
+    """
+    kinds = [type(np.dtype(name)) for name in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "?")]
+    make: Any = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    return [Namespace, np.dtype, *kinds, *((make, name) for name in names)]
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:
@@ -135,28 +170,69 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
 def resize(codec: nn.Module, state: dict[str, Tensor]) -> None:
     """Give every layer the widths of its tensors in `state` (values are not copied here).
 
-    Only channel counts may differ: another rank or kernel size is left for strict loading to
-    refuse.
+    Only channel counts may differ: another rank, or another kernel size, is left for strict
+    loading to refuse. Parameters that two layers have in common stay one.
     """
+    made: dict[int, nn.Parameter] = {}
     for name, module in codec.named_modules():
+        before = {key: value.shape for key, value in module.named_parameters(recurse=False)}
         for key, old in [
             *module.named_parameters(recurse=False),
             *module.named_buffers(recurse=False),
         ]:
             new = state.get(f"{name}.{key}" if name else key)
-            if new is None or new.shape == old.shape or new.dim() != old.dim():
+            if new is None or new.shape == old.shape or not _may_become(module, old, new):
                 continue
-            if old.shape[2:] != new.shape[2:]:
-                continue
-            empty = torch.empty(new.shape, dtype=old.dtype, device=old.device)
             if isinstance(old, nn.Parameter):
-                setattr(module, key, nn.Parameter(empty, requires_grad=old.requires_grad))
+                if id(old) not in made:
+                    made[id(old)] = nn.Parameter(_empty(old, new), requires_grad=old.requires_grad)
+                setattr(module, key, made[id(old)])
             else:
-                setattr(module, key, empty)
-        if isinstance(module, nn.Conv2d):
-            module.out_channels, module.in_channels = module.weight.shape[:2]
-        elif isinstance(module, nn.ConvTranspose2d):
-            module.in_channels, module.out_channels = module.weight.shape[:2]
+                setattr(module, key, _empty(old, new))
+        _follow_widths(module, before)
+
+
+def _may_become(module: nn.Module, old: Tensor, new: Tensor) -> bool:
+    """Whether only counts of channels differ."""
+    kernels = isinstance(module, _ConvNd | DeformConv2d)
+    alike = not kernels or old.dim() < 3 or old.shape[2:] == new.shape[2:]
+    return old.dim() == new.dim() > 0 and alike
+
+
+def _empty(old: Tensor, new: Tensor) -> Tensor:
+    return torch.empty(new.shape, dtype=old.dtype, device=old.device)
+
+
+def _follow_widths(module: nn.Module, before: dict[str, torch.Size]) -> None:
+    """Let what a layer says of its widths follow its weights, whose shapes were `before`."""
+    if isinstance(module, _ConvNd | DeformConv2d):
+        _follow_groups(module, before)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, _NormBase):
+        held = module.weight if module.weight is not None else module.running_mean
+        if held is not None:
+            module.num_features = len(held)
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        each = module.num_channels // module.num_groups
+        module.num_channels = len(module.weight)
+        module.num_groups = max(1, module.num_channels // each)
+    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+
+
+def _follow_groups(layer: _ConvNd | DeformConv2d, before: dict[str, torch.Size]) -> None:
+    """A grouped convolution has lost whole groups, in each of those left there are as many; a
+    GroupedConv has lost as many channels in each."""
+    transposed = isinstance(layer, _ConvTransposeNd)
+    rows, columns = layer.weight.shape[:2]
+    old = before.get("weight", layer.weight.shape)
+    if layer.groups > 1 and rows != old[0] and not isinstance(layer, GroupedConv):
+        layer.groups = max(1, rows * layer.groups // old[0])
+    wide = columns * layer.groups
+    layer.in_channels, layer.out_channels = (rows, wide) if transposed else (wide, rows)
 
 
 @torch.no_grad()
@@ -166,7 +242,7 @@ def _check_widths(codec: VideoCodec, path: Path) -> None:
     frame = next(codec.parameters()).new_zeros(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE)
     try:
         codec.eval()(frame, Reference(frame), codec.rates()[0])
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # a user's own code can raise anything of wrong widths
         first_line = str(error).partition("\n")[0]
         raise UserError(
             f"checkpoint {path}: its layers do not fit together: {first_line}"

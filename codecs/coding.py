@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
 
-from lvc.coder import Writer
+from lvc.coder import SymbolWriter
 from lvc.errors import UserError
 from lvc.frame import HYPER_STRIDE, LATENT_STRIDE
 from lvc.indices import MARGIN
@@ -152,7 +152,7 @@ def compress(
     coded. The official estimates differ (`VideoCodec.code`): DCVC's charges a rounding around the
     mean and shows a plain one, FVC's saturates at 50 bits.
     """
-    writer = Writer()
+    writer = SymbolWriter()
     frame = frame.to(networks.device)
 
     def analysis(stream: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:

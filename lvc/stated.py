@@ -17,7 +17,7 @@ from .anchor import frame_to_picture
 from .display import MATRICES, UNSTATED, Display
 from .errors import UserError
 from .rules import LARGEST_INTEGER
-from .timing import Timing
+from .timing import Timing, fraction
 
 _STATES_NONE = (0, 2, 3)  # RGB, unspecified, reserved
 
@@ -54,8 +54,15 @@ _BY_QUARTERS = {(x, 0, 0, y) for x in (1, -1) for y in (1, -1)}
 _BY_QUARTERS |= {(0, y, x, 0) for x in (1, -1) for y in (1, -1)}
 
 
+BY_EXIF = (
+    *(UPRIGHT, Turn(xx=-1), Turn(xx=-1, yy=-1), Turn(yy=-1)),
+    *(Turn(0, 1, 1, 0), Turn(0, 1, -1, 0), Turn(0, -1, -1, 0), Turn(0, -1, 1, 0)),
+)
+"""Turns that the orientations 1 to 8 of Exif ask for."""
+
+
 def turn_of(frame: av.VideoFrame) -> Turn:
-    """The turn that a file's display matrix, or a picture's Exif, asks for."""
+    """The turn that a file's display matrix asks for."""
     matrix = _display_matrix(frame)
     if matrix is None:
         return UPRIGHT
@@ -69,13 +76,13 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float] |
     """Its upper left 2x2: x' of x, y' of x, x' of y, y' of y."""
     try:
         every: Any = frame.side_data  # whose types say that it holds text
-        data = [bytes(d) for d in every if d.type.name == "DISPLAYMATRIX"]
+        found = every.get("DISPLAYMATRIX")
     except ValueError:  # side data of a kind that PyAV has no name for, beside it
         turn = math.radians(getattr(frame, "rotation", 0))
         return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
-    if not data or len(data[0]) < 36:
+    if found is None or len(data := bytes(found)) < 36:
         return None
-    a, b, _, c, d = np.frombuffer(data[0], np.int32)[:5] / 65536
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5] / 65536
     return float(a), float(b), float(c), float(d)
 
 
@@ -95,12 +102,15 @@ def _has_no_chroma(frame: av.VideoFrame) -> bool:
 
 
 def picture_of(
-    frame: av.VideoFrame, matrix: int | None = None, full: bool | None = None
+    frame: av.VideoFrame,
+    matrix: int | None = None,
+    full: bool | None = None,
+    turn: Turn | None = None,
 ) -> np.ndarray:
     """The frame as it is shown, uint8 RGB (3, H, W).
 
-    `matrix`, `full`: instead of what the frame states. UserError for a matrix that cannot be
-    converted.
+    `matrix`, `full`, `turn`: instead of what the frame states. UserError for a matrix that cannot
+    be converted.
     """
     number = matrix_of(frame) if matrix is None else matrix
     known = Colorspace.ITU709 if number == UNSTATED else MATRICES.get(number)
@@ -108,7 +118,7 @@ def picture_of(
         raise UserError(f"has a colour matrix (number {number}) that cannot be converted")
     full = is_full(frame) if full is None else full
     picture = frame_to_picture(frame, known, ColorRange.JPEG if full else ColorRange.MPEG)
-    return turn_of(frame).of(picture)
+    return (turn_of(frame) if turn is None else turn).of(picture)
 
 
 def display_of(stream: av.VideoStream, frame: av.VideoFrame, timing: Timing) -> Display:
@@ -127,8 +137,7 @@ def display_of(stream: av.VideoStream, frame: av.VideoFrame, timing: Timing) -> 
 
 
 def _aspect(stream: av.VideoStream) -> tuple[int, int]:
-    aspect = Fraction(stream.sample_aspect_ratio or 1)
-    pair = aspect.as_integer_ratio()
+    pair = (fraction(stream.sample_aspect_ratio) or Fraction(1)).as_integer_ratio()
     return pair if min(pair) > 0 and max(pair) <= LARGEST_INTEGER else (1, 1)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -28,28 +29,46 @@ class Timing:
     time_base: Fraction
     constant: bool
 
+    @staticmethod
+    def unknown(stream: av.VideoStream) -> "Timing":
+        """That of a stream whose packets cannot be gone through: the rate that it states."""
+        rate = stated_rate(stream)
+        return Timing(rate, 0, None, 1 / rate, True)
+
 
 def timing_of(container: InputContainer, stream: av.VideoStream) -> Timing:
     """Go through all packets of the stream. FFmpegError where that fails."""
-    stated = stream.average_rate or stream.guessed_rate or FALLBACK_FPS
-    base = stream.time_base or 1 / Fraction(stated)
+    stated = stated_rate(stream)
+    base = fraction(stream.time_base) or 1 / stated
     if container.format.name == "yuv4mpegpipe":
         # Fixed size: the header and the file's length say it all.
         count = stream.duration or 0
-        return Timing(Fraction(stated), count, np.arange(count), 1 / Fraction(stated), True)
+        return Timing(stated, count, np.arange(count), 1 / stated, True)
     packets = container.demux(stream)
     found = [packet.pts for packet in packets if packet.size and not packet.is_discard]
     known = np.sort(np.array([time for time in found if time is not None], np.int64))
     times = known if len(known) == len(found) and (np.diff(known) > 0).all() else None
     if times is None or len(times) < 2:
-        return Timing(Fraction(stated), len(found), times, base, True)
+        return Timing(stated, len(found), times, base, True)
     measured = Fraction(len(times) - 1, int(times[-1] - times[0])) / base
-    for rate in (stream.average_rate, stream.guessed_rate, _simple(measured)):
-        if rate and _is_constant(times, base, Fraction(rate)):
-            return Timing(Fraction(rate), len(found), times, base, True)
+    for rate in (fraction(stream.average_rate), fraction(stream.guessed_rate), _simple(measured)):
+        if rate and _is_constant(times, base, rate):
+            return Timing(rate, len(found), times, base, True)
     if base > 1 or max(base.as_integer_ratio()) > LARGEST_INTEGER:
         return Timing(_simple(measured), len(found), times, base, True)
     return Timing(_simple(measured), len(found), times, base, False)
+
+
+def stated_rate(stream: av.VideoStream) -> Fraction:
+    """Pictures a second as the file, or FFmpeg's guess at it, says."""
+    return fraction(stream.average_rate) or fraction(stream.guessed_rate) or FALLBACK_FPS
+
+
+def fraction(value: Any) -> Fraction | None:
+    """A ratio of PyAV's, whose type depends on its version; None where it is none or 0."""
+    if not value or not value.denominator:
+        return None
+    return Fraction(value.numerator, value.denominator)
 
 
 def _is_constant(times: np.ndarray, base: Fraction, rate: Fraction) -> bool:

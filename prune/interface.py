@@ -27,6 +27,7 @@ from prune.data import ArrayClips, Procedural, Source, SourceSpec, open_source
 from prune.evaluation.coding_loop import Bits
 from prune.evaluation.rate_distortion import evaluate
 from prune.groups.find import find_groups
+from prune.groups.leaves import refuse_old_hooks
 from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency
 from prune.measure.macs import decoder_macs, parameters
@@ -77,6 +78,7 @@ def plan(
     """
     budget = dict(budget) if isinstance(budget, Mapping) else budget
     settings = _section(PruneSection, budget=budget, align=align, floor=floor, method=method)
+    refuse_old_hooks(codec)
     codec = _as_codec(copy.deepcopy(codec), example).cpu().eval()
     check_finite(codec, codec.state_dict(), f"codec {codec.name}")
     channels = find_groups(codec)

@@ -71,16 +71,6 @@ class Offset(Toy):
         return self.up(self.wide(latent) + self.offset)
 
 
-class PlainShuffle(Toy):
-    """A pixel shuffle outside the type that says which channels it joins."""
-
-    def build(self) -> None:
-        self.up = nn.Sequential(conv(LATENT, 16, 3), nn.PixelShuffle(2), deconv(4, 3, 3))
-
-    def decode(self, latent: Tensor, reference: Reference) -> Tensor:
-        return self.up(latent)
-
-
 class PictureReadAgain(Toy):
     """The picture is shown, and read by another layer as well."""
 
@@ -108,6 +98,5 @@ AWKWARD = (
     SlicedAtFixedPlace,
     SplitByNumber,
     Offset,
-    PlainShuffle,
     PictureReadAgain,
 )

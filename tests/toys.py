@@ -383,6 +383,16 @@ def _shifted(x: Tensor) -> Tensor:
     return torch.stack([x.roll((i, 1 - i), (2, 3)) for i in range(3)], dim=2)
 
 
+class PlainShuffle(Toy):
+    """A pixel shuffle outside the type that says which channels it joins."""
+
+    def build(self) -> None:
+        self.up = nn.Sequential(conv(LATENT, 16, 3), nn.PixelShuffle(2), deconv(4, 3, 3))
+
+    def decode(self, latent: Tensor, reference: Reference) -> Tensor:
+        return self.up(latent)
+
+
 WELL_BEHAVED = (
     SubpelChain,
     Normalised,
@@ -400,4 +410,5 @@ WELL_BEHAVED = (
     SharedLayer,
     Deformed,
     Attended,
+    PlainShuffle,
 )

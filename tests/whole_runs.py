@@ -9,7 +9,7 @@ import sys
 import time
 
 from prune.pipeline.steps import RECORD
-from prune.training.settings import STATE
+from prune.training.saved_state import STATE
 
 RECIPE = """\
 codec: {name: dcvc, preset: tiny, lambda: 512}

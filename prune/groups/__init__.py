@@ -1,10 +1,13 @@
-"""Which channels of a decoder go together, and how they are taken out (Torch-Pruning underneath).
+"""Which channels of a decoder go together, and how they are taken out (by Torch-Pruning).
 
-trace      one run of the codec as a dependency graph, with what the graph cannot see
-grouping   the graph's groups, those that can go and those that have to stay, with reasons
-verify     each group tried: removing its channels must equal masking them
-find       both together: the groups that are offered
-weights    the weights behind a group's channels: norms, zeros
-removal    channels cut out of layers; layer_rules: how, for layers of our own
-shrink     masks turned into smaller layers, with the proof that nothing else changed
+atoms        channels by number, and the ties between them
+labels       for every entry of a tensor its channel; what moving entries does to them
+follower     one pass of a codec with labels; trace: the passes that are needed
+leaves       what layers do to channels; operations, products, moving: what functions do
+grouping     the groups that follow, those that can go and those that have to stay, with reasons
+verify       each group tried: removing its channels must equal masking them
+find         all together: the groups that are offered
+weights      what makes, scales and shifts a group's channels: norms, zeros
+removal      channels cut out of layers; layer_rules: how, for layers of our own
+shrink       masks turned into smaller layers, with the proof that nothing else changed
 """

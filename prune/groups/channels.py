@@ -12,12 +12,14 @@ class Member:
     """One side of one layer in a group. `channels[c]` are its indices that go with channel c.
 
     `side`: "out" of a layer that makes the channels, "in" of one that reads them, "norm" of what
-    treats each channel by itself (a normalisation, a scale).
+    treats each channel by itself (a normalisation, a scale). Of a parameter that is in no layer
+    `layer` is its name, and `dim` the dimension of its channels.
     """
 
     layer: str
     side: str
     channels: tuple[tuple[int, ...], ...]
+    dim: int | None = None
 
 
 @dataclass(frozen=True)

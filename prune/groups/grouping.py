@@ -4,21 +4,25 @@ A group's channel c stands for one set of output channels of its producers and i
 its consumers. What must not be removed is in no group but in `Channels.fixed`, with the reason.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune.groups.channels import Channels, Group, Member, is_boundary
-from prune.groups.trace import CONVOLUTIONS, Indices, Traced
-from prune.groups.walk import Pulled
+from prune.groups.leaves import makes_channels
+from prune.groups.trace import Traced
 from vcodecs import UserError, VideoCodec
+from vcodecs.layers import GroupedConv
 from vcodecs.parts import module_of
 
 
 def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
     """Groups of the graph alone, removable ones and fixed ones apart."""
-    groups = _merge_tied(codec, list(_groups(traced)))
+    _tie_carried(codec, traced)
+    groups = _groups(codec, traced)
     place = {name: i for i, (name, _) in enumerate(codec.named_modules())}
     order = {name: i for i, name in enumerate(codec.decoder_modules())}
     channels = Channels(())
@@ -34,134 +38,117 @@ def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
             channels.fixed |= dict.fromkeys(made_by(codec, group), reason)
     removable.sort(key=lambda g: (order[module_of(g.name, order)], place[g.name]))
     channels.groups = tuple(removable)
-    _explain_the_rest(codec, channels)
+    explain_the_rest(codec, channels)
     return channels
 
 
 # ---------------------------------------------------------------------- building
 
 
-def _groups(traced: Traced) -> Iterator[Group]:
-    """The groups of all channels that layers make, in the order of the module tree."""
-    seen: set[str] = set()
-    graph = traced.graph
-    for layer in traced.probe.modules():
-        if layer not in graph.module2node or not isinstance(layer, CONVOLUTIONS):
-            continue
-        if layer in graph.IGNORED_LAYERS_IN_TRACING or traced.name(layer) in seen:
-            continue
-        group = _group(traced, layer)
-        seen.update(m.layer for m in group.members if m.side == "out")
-        yield group
+def _groups(codec: VideoCodec, traced: Traced) -> list[Group]:
+    """The groups of all channels that layers make, or that enter from outside."""
+    atoms = traced.book.atoms
+    classes = atoms.classes()
+    place = {name: i for i, (name, _) in enumerate(codec.named_modules())}
+    sides = sorted(atoms.sides(), key=lambda s: place.get(s[0], len(place)))
+    together = _joined_by_layers(classes, [span for _, side, span in sides if side == "out"])
+    order: dict[int, dict[int, int]] = {}
+    for _, side, span in sides:
+        if side == "out":
+            for atom in span:
+                channels = order.setdefault(together[classes[atom]], {})
+                channels.setdefault(classes[atom], len(channels))
+    found: dict[int, list[Member]] = {root: [] for root in order}
+    for layer, side, span in sides:
+        rows: dict[int, list[list[int]]] = {}
+        for i, atom in enumerate(span):
+            root = together.get(classes[atom])
+            if root is not None:
+                mine = rows.setdefault(root, [[] for _ in order[root]])
+                mine[order[root][classes[atom]]].append(i)
+        for root, indices in rows.items():
+            member = _member_of(codec, layer, side, indices)
+            if member is not None:
+                found[root].append(member)
+    return [Group(members[0].layer, len(order[root]), tuple(members))
+            for root, members in found.items()]  # fmt: skip
 
 
-def _group(traced: Traced, root: nn.Module) -> Group:
-    """The group of all output channels of `root`."""
-    name, size = traced.name_of(root), _outputs(traced, root)
-    start = name, "out"
-    reached = {
-        _layer_and_side(traced, item)
-        for item in _pulled_along(traced, start, range(size), apart=False)
-    }
-    if any(key in reached for bundle in traced.bundles for key in bundle):
-        return _group_of_bundles(traced, name, size)
-    found: dict[tuple[str, str], list[list[int]]] = {}
-    for item in _pulled_along(traced, start, range(size)):
-        rows = found.setdefault(_layer_and_side(traced, item), [[] for _ in range(size)])
-        for local, channel in zip(item.indices, item.roots, strict=True):
-            rows[channel].append(local)
-    return Group(name, size, _members(found))
+def _joined_by_layers(classes: Sequence[int], outputs: Sequence[range]) -> dict[int, int]:
+    """By class what stands for its group: classes that one layer makes are of one group."""
+    parents: dict[int, int] = {}
+
+    def root(x: int) -> int:
+        while parents.setdefault(x, x) != x:
+            x = parents[x]
+        return x
+
+    for span in outputs:
+        for atom in span:
+            first, second = sorted((root(classes[span[0]]), root(classes[atom])))
+            parents[second] = first
+    return {x: root(x) for x in list(parents)}
 
 
-def _group_of_bundles(traced: Traced, root: str, size: int) -> Group:
-    """The same where channels of some of the layers can only go together."""
-    together: list[Indices] = []
-    for i in range(size):
-        if not any(i in found[root, "out"] for found in together):
-            together.append(_all_that_goes(traced, root, i))
-    keys = dict.fromkeys(key for found in together for key in found)
-    rows = {key: [sorted(found.get(key, ())) for found in together] for key in keys}
-    return Group(root, len(together), _members(rows))
+def _member_of(
+    codec: VideoCodec, layer: str, side: str, rows: Sequence[Sequence[int]]
+) -> Member | None:
+    """One side of a layer; None for the inputs of grouped convolutions, which go with its outputs.
+
+    Of a parameter of its own, entries become indices along the one dimension that has channels.
+    """
+    if side == "in" and not is_boundary(layer):
+        target = codec.get_submodule(layer)
+        whole_groups = isinstance(target, _ConvNd) and not isinstance(target, GroupedConv)
+        if whole_groups and target.groups > 1:
+            return None
+    elif side == "norm" and (shape := _shape_of_parameter(codec, layer)):
+        return _member_of_parameter(layer, shape, rows)
+    return Member(layer, side, tuple(map(tuple, rows)))
 
 
-def _all_that_goes(traced: Traced, root: str, index: int) -> Indices:
-    """What must go when output `index` of `root` goes."""
-    found: Indices = {}
-    pending: Indices = {(root, "out"): {index}}
-    while pending:
-        start, indices = pending.popitem()
-        for item in _pulled_along(traced, start, indices, apart=False):
-            key = _layer_and_side(traced, item)
-            new = set(item.indices) - found.setdefault(key, set())
-            found[key] |= new
-            for bundle in (b for i in new for b in traced.bundles_of.get((*key, i), ())):
-                for other, mine in bundle.items():
-                    if missing := mine - found.get(other, set()):
-                        pending.setdefault(other, set()).update(missing)
-    return found
+def _shape_of_parameter(codec: VideoCodec, name: str) -> torch.Size | None:
+    parent, _, key = name.rpartition(".")
+    value = getattr(codec.get_submodule(parent), key)
+    return value.shape if isinstance(value, nn.Parameter) else None
 
 
-def _pulled_along(
-    traced: Traced, start: tuple[str, str], indices: Iterable[int], apart: bool = True
-) -> list[Pulled]:
-    """What goes with channels of one side of a layer, without what is no layer."""
-    name, side = start
-    layer = traced.layer(name)
-    pruner = traced.graph.get_pruner_of_module(layer)
-    prune = pruner.prune_in_channels if side == "in" else pruner.prune_out_channels
-    found = traced.walk.pulled_along(layer, prune, indices, apart)
-    return [item for item in found if traced.name(item.layer) is not None]
+def _member_of_parameter(name: str, shape: torch.Size, rows: Sequence[Sequence[int]]) -> Member:
+    channel = torch.full((shape.numel(),), -1)
+    for c, entries in enumerate(rows):
+        channel[list(entries)] = c
+    channel = channel.view(shape)
+    for dim in reversed(range(len(shape))):
+        line = channel
+        for other in range(len(shape)):
+            line = line if other == dim else line.narrow(other, 0, 1)
+        if shape[dim] > 1 and bool((channel == line).all()):
+            places = line.flatten().tolist()
+            along = [[i for i, c in enumerate(places) if c == k] for k in range(len(rows))]
+            return Member(name, "norm", tuple(map(tuple, along)), dim)
+    return Member(name, "norm", tuple(map(tuple, rows)), None)
 
 
-def _outputs(traced: Traced, layer: nn.Module) -> int:
-    return traced.graph.get_pruner_of_module(layer).get_out_channels(layer)
-
-
-def _layer_and_side(traced: Traced, item: Pulled) -> tuple[str, str]:
-    layer = item.layer
-    if not isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
-        return traced.name_of(layer), "norm"
-    outputs = traced.graph.is_out_channel_pruning_fn(item.prune)
-    return traced.name_of(layer), "out" if outputs else "in"
-
-
-def _members(found: Mapping[tuple[str, str], Sequence[Sequence[int]]]) -> tuple[Member, ...]:
-    return tuple(
-        Member(layer, side, tuple(map(tuple, rows))) for (layer, side), rows in found.items()
-    )
-
-
-def _merge_tied(codec: VideoCodec, groups: list[Group]) -> list[Group]:
-    """Join what leaves through the reference with what re-enters from it."""
+def _tie_carried(codec: VideoCodec, traced: Traced) -> None:
+    """Let what leaves through the reference go with what re-enters from it."""
+    atoms = traced.book.atoms
     for name, layer in codec.tied_channels():
-        exit_, entry = f"exit:reference_{name}", f"entry:reference_{name}"
-        leaving = next((g for g in groups if _member(g, layer, "out")), None)
-        entering = next((g for g in groups if _member(g, entry, "out")), None)
-        left = None if leaving is None else _member(leaving, exit_, "in")
-        entered = None if entering is None else _member(entering, entry, "out")
-        if leaving is None or entering is None or left is None or entered is None:
+        exit_, entry = (f"exit:reference_{name}", "in"), (f"entry:reference_{name}", "out")
+        classes = atoms.classes()
+        spans = [atoms.starts.get(key) for key in ((layer, "out"), exit_, entry)]
+        made, left, entered = ([*range(s[0], sum(s))] if s else [] for s in spans)
+        makes = {classes[atom] for atom in made}
+        read = {classes[atom] for _, side, span in atoms.sides() if side != "out" for atom in span}
+        if not (makes & {classes[a] for a in left}) or not (read & {classes[a] for a in entered}):
             raise UserError(
                 f"{codec.name}.tied_channels(): {layer!r} and reference field {name!r} have to be "
                 "the layer that makes this field, and a field that the decoder reads"
             )
-        if leaving is entering:
-            continue
-        outside, inside = left.channels, entered.channels
-        if sorted(outside) != sorted(inside):
+        if len(left) != len(entered) or not {classes[a] for a in left} <= makes:
             raise UserError(
                 f"{codec.name}.tied_channels(): {layer!r} makes only a part of {name!r}"
             )
-        order = [inside.index(row) for row in outside]
-        members = [
-            replace(m, channels=tuple(m.channels[i] for i in order)) for m in entering.members
-        ]
-        groups = [g for g in groups if g is not leaving and g is not entering]
-        groups.append(replace(leaving, members=(*leaving.members, *members)))
-    return groups
-
-
-def _member(group: Group, layer: str, side: str) -> Member | None:
-    return next((m for m in group.members if (m.layer, m.side) == (layer, side)), None)
+        atoms.tie(torch.tensor(left), torch.tensor(entered))
 
 
 # ---------------------------------------------------------------------- what stays, and why
@@ -178,9 +165,12 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             return f"tied to {what}, which comes from outside with all its channels"
     if traced.steering.intersection(makers):
         return "a motion vector: its two channels are x and y"
-    if any(not module_of(name, inside) for name in traced.results.intersection(makers)):
+    if held := said_of(traced, group, traced.book.held):
+        return held
+    shown = traced.results.intersection(makers)
+    if shown and not any(module_of(name, inside) for name in shown):
         return "tied to what the encoder makes and sends: a latent keeps its channels"
-    if traced.results.intersection(makers) or not (group.consumers() or group.is_summed()):
+    if shown or not (group.consumers() or group.is_summed()):
         return "a result of the decoder: shown, or read by the entropy coder"
     for kind, _, name in boundaries:
         if kind == "exit" and name not in tied:
@@ -188,27 +178,50 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             return f"leaves as the reference's {kept}, which tied_channels() does not name"
     if any(len({len(row) for row in m.channels}) > 1 for m in group.members):
         return "its channels are not alike: a slice or a sum takes only some of them"
+    if group.size == 1 and group.width > 1:
+        return "its channels can only go all together"
+    if any(_is_parameter(codec, m.layer) and m.dim is None for m in group.members):
+        return "tied to a parameter whose entries are not in line with the channels"
     return None
 
 
-def _explain_the_rest(codec: VideoCodec, channels: Channels) -> None:
+def said_of(traced: Traced, group: Group, said: Sequence[tuple[torch.Tensor, str]]) -> str | None:
+    """The first of these remarks that is about a channel of the group."""
+    atoms = traced.book.atoms
+    classes = atoms.classes()
+    mine = {
+        classes[atoms.starts[m.layer, m.side][0] + i]
+        for m in group.members if m.side == "out" for row in m.channels for i in row
+    }  # fmt: skip
+    for labels, words in said:
+        if any(classes[atom] in mine for atom in labels.tolist()):
+            return words
+    return None
+
+
+def _is_parameter(codec: VideoCodec, layer: str) -> bool:
+    return not is_boundary(layer) and _shape_of_parameter(codec, layer) is not None
+
+
+def explain_the_rest(codec: VideoCodec, channels: Channels) -> None:
     """Every other layer of the decoder with weights gets its reason too."""
     known = {m.layer for g in channels.groups for m in g.members if m.side != "in"}
     inside = codec.decoder_modules()
     for name in inside:
         module = codec.get_submodule(name)
-        if not any(isinstance(layer, (*CONVOLUTIONS, nn.Linear)) for layer in module.modules()):
+        if not any(map(makes_channels, module.modules())):
             channels.fixed[name] = "no convolution: it has one entry for each channel of a symbol"
     for name, layer in codec.named_modules():
         has_weights = any(True for _ in layer.parameters(recurse=False))
-        # What is inside a layer that Torch-Pruning knows as one goes with it.
-        explained = not (known | channels.fixed.keys()).isdisjoint(_with_parents(name))
+        # What is inside a layer that is known as one goes with it.
+        own = {f"{name}.{key}".lstrip(".") for key, _ in layer.named_parameters(recurse=False)}
+        said = known | channels.fixed.keys()
+        explained = own <= said or not said.isdisjoint(_with_parents(name))
         if has_weights and module_of(name, inside) and not explained:
-            linear = isinstance(layer, nn.Linear)
             channels.fixed[name] = (
-                "a linear layer of its own: only the channels of convolutions are removed"
-                if linear
-                else "not reached by the dependency graph of a P frame"
+                "no P frame runs it: not reached by the channels that were followed"
+                if makes_channels(layer)
+                else "holds parameters that no channel goes with"
             )
 
 

@@ -2,48 +2,60 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 import torch_pruning as tp
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune.groups.channels import Group, is_boundary
-from prune.groups.layer_rules import custom_pruners
+from prune.groups.layer_rules import custom_pruners, cut_whole_groups
 from vcodecs import VideoCodec
+from vcodecs.layers import GroupedConv
 
 
 def remove_from(
     codec: VideoCodec, groups: Iterable[Group], kept: Mapping[str, Sequence[int]]
 ) -> None:
     """`remove` for groups that are known already."""
-    gone: dict[tuple[str, str], set[int]] = {}
+    gone: dict[tuple[str, str, int | None], set[int]] = {}
     for group in groups:
         removed = set(range(group.size)) - set(kept[group.name])
         for member in group.members:
             if not is_boundary(member.layer):
-                indices = gone.setdefault((member.layer, member.side), set())
+                indices = gone.setdefault((member.layer, member.side, member.dim), set())
                 indices.update(i for c in removed for i in member.channels[c])
     wanted = {name: parameter.requires_grad for name, parameter in codec.named_parameters()}
     pruners = tp.DependencyGraph()
     for kind, pruner in custom_pruners().items():
         pruners.register_customized_layer(kind, pruner)
-    for (layer, side), indices in gone.items():
-        if indices:
+    for (layer, side, dim), indices in gone.items():
+        if indices and dim is not None:
+            _cut_parameter(codec, layer, dim, sorted(indices))
+        elif indices:
             _cut(codec, layer, side, sorted(indices), pruners)
     for name, parameter in codec.named_parameters():
         parameter.requires_grad_(wanted[name])
 
 
+def _cut_parameter(codec: VideoCodec, name: str, dim: int, indices: list[int]) -> None:
+    """Remove these entries along `dim` of a parameter that is in no layer."""
+    parent, _, key = name.rpartition(".")
+    owner = codec.get_submodule(parent)
+    old = getattr(owner, key)
+    left = [i for i in range(old.shape[dim]) if i not in set(indices)]
+    new = old.detach().index_select(dim, torch.tensor(left, device=old.device))
+    setattr(owner, key, nn.Parameter(new))
+
+
 def _cut(
     codec: VideoCodec, layer: str, side: str, indices: list[int], pruners: tp.DependencyGraph
 ) -> None:
-    """Remove these channels of one layer, or of a parameter of the codec's own."""
-    parent, _, name = layer.rpartition(".")
-    owner = codec.get_submodule(parent)
-    target = getattr(owner, name)
+    """Remove these channels of one layer."""
+    target = codec.get_submodule(layer)
     pruner = pruners.get_pruner_of_module(target)
-    if isinstance(target, nn.Parameter):
-        # Torch-Pruning's rule for these: the last dimension that is not 1 holds the channels.
-        pruner.pruning_dim = max(d for d, count in enumerate(target.shape) if count > 1)
-        setattr(owner, name, pruner.prune_out_channels(target, indices))
+    by_whole_groups = isinstance(target, _ConvNd) and not isinstance(target, GroupedConv)
+    if side == "out" and by_whole_groups and target.groups > 1:
+        cut_whole_groups(target, indices)
     elif side == "in":
         pruner.prune_in_channels(target, indices)
     else:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prune.groups.channels import Channels
+from prune.groups.find import find_groups
 from prune.groups.grouping import sort_out
 from prune.groups.removal import remove_from
 from prune.groups.trace import trace
@@ -46,13 +47,19 @@ def remove(
     `channels`: the codec's groups, where they are known; finding them again takes long.
     Errors: UserError when a name is no group of this codec or an index is out of range.
     """
-    known = channels or sort_out(codec, trace(codec))
+    known = channels or _groups_of(codec)
     groups = {group.name: group for group in known.groups}
     for name, indices in kept.items():
         group = groups.get(name)
         if group is None or any(not 0 <= i < group.size for i in indices):
             raise UserError(f"kept channels of {name!r} do not fit this codec")
     remove_from(codec, [groups[name] for name in kept], kept)
+
+
+def _groups_of(codec: VideoCodec) -> Channels:
+    """The groups as they were found; which kind of those of heads it was, only a trial tells."""
+    traced = trace(codec)
+    return find_groups(codec) if traced.book.heads else sort_out(codec, traced)
 
 
 @torch.no_grad()

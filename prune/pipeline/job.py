@@ -21,20 +21,29 @@ from prune.sparsify.budget import Times, cost_of
 from prune.sparsify.cost import CostModel
 from prune.sparsify.selection import by_magnitude
 from prune.sparsify.time_cost import TimeCost
+from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
-from vcodecs.registry import codec_class
+from vcodecs.registry import codec_class, preset_of
 
 
 class Job:
     """The parts of a run: codec, data, channel groups; each is made when it is asked for.
 
-    `base` is the recipe file's folder. UserErrors name the setting that is at fault.
+    `base` is the recipe file's folder. With `on_shapes` the codec has no weights, which is enough
+    to find its channel groups, and to count. UserErrors name the setting that is at fault.
     """
 
-    def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe, self.base = recipe, base
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Path,
+        processes: Processes | None = None,
+        on_shapes: bool = False,
+    ) -> None:
+        self.on_shapes = on_shapes
+        self.recipe, self.base, self.processes = recipe, base, processes or Processes()
         self.warnings: list[str] = []
         self.times: Times = lambda setting: layer_times(setting)
         """Where times of layers come from, for a budget in time."""
@@ -53,6 +62,16 @@ class Job:
     # ------------------------------------------------------------------ codec
 
     @cached_property
+    def preset(self) -> str:
+        """The recipe's preset; where it names none, that of the checkpoint or the codec's own."""
+        section = self.recipe.codec
+        if "preset" in section.model_fields_set:
+            return section.preset
+        path = section.checkpoint.path if section.checkpoint else None
+        with self.recipe.blame("codec.checkpoint"):
+            return preset_of(section.name, path, self.base)
+
+    @cached_property
     def teacher(self) -> VideoCodec:
         """The dense codec."""
         section, blame = self.recipe.codec, self.recipe.blame
@@ -60,21 +79,28 @@ class Job:
         with blame("codec.name"):
             codec_class(section.name, self.base)
         with blame("codec.preset"):
-            codec = vcodecs.create(section.name, section.preset, base=self.base)
+            if self.on_shapes:
+                return self._without_weights()
+            codec = vcodecs.create(section.name, self.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
                 checkpoints.load_into(codec, section.checkpoint.path, section.checkpoint.key)
         else:
             self.warnings.append(
-                f"codec.checkpoint is not set: {section.name} ({section.preset}) starts from "
+                f"codec.checkpoint is not set: {section.name} ({self.preset}) starts from "
                 f"weights drawn with seed {self.recipe.seed}; its quality figures mean nothing"
             )
         return codec.eval()
 
+    def _without_weights(self) -> VideoCodec:
+        section = self.recipe.codec
+        with torch.device("meta"):
+            return vcodecs.create(section.name, section.preset, base=self.base).to("meta").eval()
+
     def load(self, path: Path) -> VideoCodec:
         """A codec of this recipe with the weights of a step (dense or shrunk)."""
         section = self.recipe.codec
-        return vcodecs.create(section.name, section.preset, path, self.base).eval()
+        return vcodecs.create(section.name, self.preset, path, self.base).eval()
 
     @cached_property
     def channels(self) -> Channels:

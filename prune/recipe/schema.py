@@ -109,6 +109,12 @@ class DataSection(Section):
     )
 
 
+HOW = frozenset(
+    ("checkpoint_seconds", "keep_checkpoints", "accumulate", "recompute", "compile", "skips")
+)
+"""Keys of a training that say how it is computed: they change its result by rounding alone."""
+
+
 class PhaseSpec(Section):
     """One phase of training: a stage of the codec with its numbers."""
 
@@ -129,6 +135,15 @@ class TrainSection(Section):
     precision: Precision = Field("auto", description="bf16 where the device is fast at it")
     device: Literal["auto", "cpu"] = "auto"
     checkpoint_seconds: float = Field(30.0, gt=0)
+    keep_checkpoints: int = Field(2, ge=1, le=1000, description="newest states that stay on disk")
+    accumulate: int = Field(
+        1, ge=1, le=4096, description="parts that a batch goes through the codec in"
+    )
+    recompute: bool = Field(False, description="less memory, more time: frames coded twice")
+    compile: bool = Field(False, description="torch.compile, where nothing trains along")
+    skips: int = Field(
+        3, ge=1, le=10**6, description="steps in a row without a finite loss that end it"
+    )
     average: float | None = Field(
         None, gt=0, lt=1, description="decay of averaged weights, which are then what is left"
     )
@@ -277,3 +292,10 @@ class Recipe(TeacherRecipe):
     finetune: TrainSection
     export: ExportSection = ExportSection()
     measure: MeasureSection = MeasureSection()
+
+    @model_validator(mode="after")
+    def _codes_twice(self) -> "Recipe":
+        """The teacher's own run over a frame goes on from its last one, and cannot be repeated."""
+        if self.distill.source == "network" and (self.train.recompute or self.finetune.recompute):
+            raise ValueError("`recompute` does not go with distill.source network; take local")
+        return self

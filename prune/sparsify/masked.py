@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prune.groups.channels import Group
-from prune.groups.weights import filter_norms, output_dim, producing_layers
+from prune.groups.weights import (
+    along_weight,
+    filter_norms,
+    followed_parameters,
+    output_dim,
+    producing_layers,
+)
 from prune.sparsify.gradient_decay import GradientDecay
 from vcodecs import VideoCodec
 
@@ -43,7 +49,7 @@ class ChannelMask(nn.Module):
 
 
 class MaskedGroup:
-    """A channel group of a codec with masks on all its producers."""
+    """A channel group of a codec with masks on all that makes, scales or shifts it."""
 
     def __init__(self, codec: VideoCodec, group: Group) -> None:
         self.group = group
@@ -51,10 +57,13 @@ class MaskedGroup:
         ones = torch.ones(group.size, device=self.producers[0][0].weight.device)
         self.gate = Gate(ones, ones, ones)
         for layer, channels in self.producers:
-            weight_mask = ChannelMask(self, output_dim(layer), channels)
+            weight_mask = ChannelMask(self, output_dim(layer), along_weight(layer, channels))
             parametrize.register_parametrization(layer, "weight", weight_mask)
             if layer.bias is not None:
                 parametrize.register_parametrization(layer, "bias", ChannelMask(self, 0, channels))
+        self.followed = followed_parameters(codec, group)
+        for owner, key, dim, channels in self.followed:
+            parametrize.register_parametrization(owner, key, ChannelMask(self, dim, channels))
 
     def norms(self) -> Tensor:
         """`filter_norms` of the weights behind the masks."""
@@ -62,7 +71,7 @@ class MaskedGroup:
 
     def unmask(self) -> None:
         """Take the masks off again; the unmasked weights stay."""
-        for layer, _ in self.producers:
-            for name in ("weight", "bias"):
-                if parametrize.is_parametrized(layer, name):
-                    parametrize.remove_parametrizations(layer, name, leave_parametrized=False)
+        masked = [(layer, key) for layer, _ in self.producers for key in ("weight", "bias")]
+        for owner, key in masked + [(owner, key) for owner, key, _, _ in self.followed]:
+            if parametrize.is_parametrized(owner, key):
+                parametrize.remove_parametrizations(owner, key, leave_parametrized=False)
