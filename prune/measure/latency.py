@@ -1,17 +1,19 @@
-"""Latency of two decoder bundles on onnxruntime: interleaved, paired, with spread."""
+"""Latency of two decoders on a runtime: interleaved, paired, with spread."""
 
 import os
 import platform
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from lvc.bundle import session
+from prune.measure.runtimes import Running, Runtime, Setting
 from prune.onnx_export.bundle import example_inputs
-from vcodecs import VideoCodec
+from vcodecs import DecoderGraph, VideoCodec
 
 
 def compare_latency(
@@ -23,6 +25,8 @@ def compare_latency(
     threads: int | None = None,
     provider: str = "CPUExecutionProvider",
     note: str = "",
+    runtime: Runtime | Literal["torch"] = "onnxruntime",
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """One row of the report's `latency`.
 
@@ -30,25 +34,28 @@ def compare_latency(
     decoder graphs of a P frame behind another; dense and sparse runs alternate, and which comes
     first too, so that what else the machine does hits both. `speedup` is the ratio within each
     pair. Reading bits is not in it, nor the repetition of the auto-regressive graphs by position:
-    network time. `note` is shown beside the runtime.
+    network time. `note` is shown beside the runtime. `runtime`: also OpenVINO, at `precision`, and
+    eager torch on the CPU, which needs no bundles.
     """
     threads = threads or os.cpu_count() or 1
-    decoders = [_Decoder(codec, folder, height, width, threads, provider)
-                for codec, folder in (dense, sparse)]  # fmt: skip
-    for decoder in decoders:
-        decoder.run()
-    times: list[list[np.ndarray]] = [[], []]
-    for i in range(runs):
-        for which in (0, 1) if i % 2 == 0 else (1, 0):
-            times[which].append(decoders[which].run())
+    if runtime == "torch":
+        version = f"torch {torch.__version__.split('+')[0]}, eager"
+        decoders = [_Decoder(codec, height, width, _eager) for codec, _ in (dense, sparse)]
+    else:
+        setting = Setting(runtime, precision, threads, provider)
+        version = setting.version
+        decoders = [_Decoder(codec, height, width, _graphs(setting, folder))
+                    for codec, folder in (dense, sparse)]  # fmt: skip
+    with _torch_threads(threads):
+        times = _alternate(decoders, runs)
     torch.set_flush_denormal(False)
     by_graph = [np.array(t) * 1000 for t in times]
     dense_ms, sparse_ms = (t.sum(axis=1) for t in by_graph)
     return {
-        "runtime": f"{runtime_version()}, {note}" if note else runtime_version(),
+        "runtime": f"{version}, {note}" if note else version,
         "provider": provider,
         "threads": threads,
-        "precision": "fp32",
+        "precision": precision,
         "height": decoders[0].size[0],
         "width": decoders[0].size[1],
         "runs": runs,
@@ -67,26 +74,63 @@ def compare_latency(
     }
 
 
-class _Decoder:
-    """All graphs of one bundle, ready to run on fixed inputs."""
+def _alternate(decoders: Sequence["_Decoder"], runs: int) -> list[list[np.ndarray]]:
+    """Seconds by decoder, run and graph, behind a first run of each that does not count."""
+    for decoder in decoders:
+        decoder.run()
+    times: list[list[np.ndarray]] = [[], []]
+    for i in range(runs):
+        for which in (0, 1) if i % 2 == 0 else (1, 0):
+            times[which].append(decoders[which].run())
+    return times
 
-    def __init__(
-        self, codec: VideoCodec, folder: Path, height: int, width: int, threads: int, provider: str
-    ) -> None:
+
+Opener = Callable[[DecoderGraph, Mapping[str, np.ndarray]], Running]
+
+
+class _Decoder:
+    """All graphs of one codec, ready to run on fixed inputs."""
+
+    def __init__(self, codec: VideoCodec, height: int, width: int, opened: Opener) -> None:
         graphs = codec.steady_graphs(height, width)
         self.size = graphs[0].size
         self.names = [graph.name for graph in graphs]
-        self.sessions = [session(folder / f"{n}.onnx", threads, provider) for n in self.names]
         self.inputs = [example_inputs(graph) for graph in graphs]
+        self.graphs = [opened(*pair) for pair in zip(graphs, self.inputs, strict=True)]
 
     def run(self) -> np.ndarray:
         """Seconds of each graph."""
         seconds = []
-        for running, inputs in zip(self.sessions, self.inputs, strict=True):
+        for running, inputs in zip(self.graphs, self.inputs, strict=True):
             start = time.perf_counter()
-            running.run(None, inputs)
+            running(inputs)
             seconds.append(time.perf_counter() - start)
         return np.array(seconds)
+
+
+def _graphs(setting: Setting, folder: Path) -> Opener:
+    return lambda graph, inputs: setting.open(folder / f"{graph.name}.onnx", inputs)
+
+
+def _eager(graph: DecoderGraph, inputs: Mapping[str, np.ndarray]) -> Running:
+    """As a codec is run that nobody has exported."""
+    tensors = [torch.from_numpy(value) for value in inputs.values()]
+
+    def run(_: Mapping[str, np.ndarray]) -> None:
+        with torch.inference_mode():
+            graph(*tensors)
+
+    return run
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def providers() -> tuple[str, ...]:
@@ -100,12 +144,6 @@ def providers() -> tuple[str, ...]:
     ):
         found.append("CUDAExecutionProvider")
     return tuple(found)
-
-
-def runtime_version() -> str:
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__}"
 
 
 def device_name(provider: str) -> str:

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from prune.measure.latency import cpu_name
 from prune.measure.macs import decoder_macs, encoder_macs, parameters
 from prune.pipeline.job import Job
+from prune.pipeline.plan import predicted
 from prune.pipeline.steps import read_json
 from prune.report import Report
 from prune.report.render import Picture
+from prune.sparsify.time_cost import TimeCost
 from vcodecs import VideoCodec
 
 CURVES = ("loss", "bpp", "psnr", "beta", "keep", "budget")
@@ -53,6 +56,7 @@ def assemble(job: Job, folders: dict[str, Path], seconds: dict[str, float]) -> R
                 for curve in curves
             ],
             "channels": _channels(job, kept),
+            "prediction": _prediction(job, kept, speed["latency"]),
             "warnings": job.warnings + quality["warnings"],
             "times": seconds,
         }
@@ -137,6 +141,30 @@ def _channels(job: Job, kept: dict[str, list[int]]) -> dict[str, Any]:
                 "sparse": sum(len(member.channels[i]) for i in left),
             }
     return {"groups": groups, "by_layer": by_layer}
+
+
+def _prediction(
+    job: Job, kept: dict[str, list[int]], latency: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """For a budget in time: predicted beside measured."""
+    if not isinstance(job.cost, TimeCost):
+        return None
+    expected = asdict(predicted(job.cost, job.channels, kept))
+    keys = ("precision", "threads", "height", "width")
+    row = next(
+        (
+            row
+            for row in latency
+            if row["runtime"].startswith(expected["runtime"])
+            and row["provider"] == "CPUExecutionProvider"
+            and all(row[key] == expected[key] for key in keys)
+        ),
+        None,
+    )
+    sides = ("dense_ms", "sparse_ms")
+    measured = {f"measured_{side}": row and row[side]["median"] for side in sides}
+    why = {} if row else {"why": "no latency was measured with this runtime and frame size"}
+    return expected | measured | why
 
 
 def _commit() -> str | None:

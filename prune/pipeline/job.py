@@ -45,7 +45,7 @@ class Job:
         self.on_shapes = on_shapes
         self.recipe, self.base, self.processes = recipe, base, processes or Processes()
         self.warnings: list[str] = []
-        self.times: Times = layer_times
+        self.times: Times = lambda setting: layer_times(setting)
         """Where times of layers come from, for a budget in time."""
         self._settings: dict[str, TrainerSettings] = {}
 

@@ -1,9 +1,9 @@
 """The work of each step: what it reads, what it leaves in its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from prune.evaluation.spread import Spread
 from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency, providers
 from prune.measure.onnx_macs import bundle_macs
+from prune.measure.runtimes import has_openvino, openvino_precisions
 from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
@@ -25,6 +26,7 @@ from prune.pipeline.steps import read_json, write_json
 from prune.pipeline.training import phases_of
 from prune.progress import console
 from prune.recipe.schema import TrainSection
+from prune.sparsify.time_cost import TimeCost
 from prune.training.companion import Companion
 from prune.training.settings import device_of
 from prune.training.trainer import Trainer
@@ -62,6 +64,8 @@ def sparsify(job: Job, folder: Path) -> None:
         return
     write_json(folder / "kept.json", kept)
     write_json(folder / "curves.json", curves)
+    if isinstance(job.cost, TimeCost):
+        job.cost.times.save(folder / "layer_times.json")
     checkpoints.save(masked, folder / WEIGHTS)
 
 
@@ -181,20 +185,20 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     height = section.latency_height if size.dynamic else size.height
     width = section.latency_width if size.dynamic else size.width
     places = {name: _bundles(job, codec, bundles[name]) for name, codec in codecs.items()}
-    rows = [
-        compare_latency(
-            (codecs["dense"], places["dense"][operator]),
-            (codecs["sparse"], places["sparse"][operator]),
-            height,
-            width,
-            section.runs,
-            section.threads,
-            provider,
-            operator if len(places["dense"]) > 1 else "",
+
+    def compare(operator: Operator, note: str = "", **runtime: Any) -> dict[str, Any]:
+        dense, sparse = ((codec, places[name][operator]) for name, codec in codecs.items())
+        return compare_latency(
+            dense, sparse, height, width, section.runs, section.threads, note=note, **runtime
         )
+
+    several = len(places["dense"]) > 1
+    rows = [
+        compare(operator, operator if several else "", provider=provider)
         for operator in places["dense"]
         for provider in providers()
     ]
+    rows += _other_runtimes(lambda **runtime: compare(job.recipe.export.deformable, **runtime))
     counted = {}
     for name, codec in codecs.items():
         graphs = codec.steady_graphs(section.height, section.width)
@@ -203,6 +207,18 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
         place = places[name].get("DeformConv", bundles[name])
         counted[name] = bundle_macs(place, [graph.name for graph in graphs], shapes)
     write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
+
+
+def _other_runtimes(compare: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """OpenVINO where it is installed and knows all operators, and what users run before: torch."""
+    rows = []
+    for precision in openvino_precisions() if has_openvino() else ():
+        try:
+            rows.append(compare(runtime="openvino", precision=precision))
+        except RuntimeError as error:  # all that OpenVINO raises
+            said = next(iter(str(error).splitlines()), "")
+            console.print(f"OpenVINO {precision} cannot run these graphs and is left out: {said}")
+    return [*rows, compare(runtime="torch")]
 
 
 # ---------------------------------------------------------------------- shared

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prune.report.cells import Cell, Table, cell, missing, prefixed, signed
-from prune.report.headlines import bpp_gained, devices, psnr_lost, why_unknown
+from prune.report.headlines import bpp_gained, devices, psnr_lost, setting_words, why_unknown
 from prune.report.schema import REPORT_NAME, Part, Quality, Report
 from prune.report.tables import conditions, gate, ratio, where
 
@@ -48,7 +48,9 @@ def figures(report: Report) -> dict[tuple[str, str], Cell]:
     found = {("codec", ""): Cell(report.codec), ("preset", ""): Cell(report.preset)}
     for key in ("method", "budget"):
         value = report.setting("prune", key)
-        found[key, ""] = missing("not in the recipe") if value is None else Cell(str(value))
+        found[key, ""] = (
+            missing("not in the recipe") if value is None else Cell(setting_words(value))
+        )
     return (
         found
         | _compute(report)

@@ -90,6 +90,21 @@ class Latency(Part):
     breakdown: list[GraphTime] = Field(default_factory=list)
 
 
+class Prediction(Part):
+    """A budget in time: what the times of single layers add up to, in ms, beside what the decoders
+    took then (medians of the row of `latency` with the same runtime)."""
+
+    runtime: str
+    precision: str
+    threads: Count
+    height: Count
+    width: Count
+    dense_ms: Positive
+    sparse_ms: Positive
+    measured_dense_ms: Positive | None
+    measured_sparse_ms: Positive | None
+
+
 class Measure(Part):
     """Bits per pixel, and RGB-PSNR in dB and MS-SSIM (0 to 1) of the decoded frames."""
 
@@ -224,6 +239,7 @@ class Report(Part):
     environment: Environment
     training: list[Curve] = Field(default_factory=list)
     channels: Channels | None = None
+    prediction: Prediction | None = None
     warnings: list[Name] = Field(default_factory=list)
     times: dict[str, Positive] = Field(default_factory=dict)
 

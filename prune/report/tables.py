@@ -1,7 +1,16 @@
 """The facts of a report as text: headline figures and tables, the same for pages and terminals."""
 
 from prune.report.cells import MINUS, Cell, Table, cell, digits, missing, prefixed, signed, words
-from prune.report.schema import PARITY_TOLERANCE, Anchor, Latency, Pair, Quality, Report, Spread
+from prune.report.schema import (
+    PARITY_TOLERANCE,
+    Anchor,
+    Latency,
+    Pair,
+    Prediction,
+    Quality,
+    Report,
+    Spread,
+)
 from vcodecs.parts import module_of
 
 # Compute
@@ -102,6 +111,23 @@ def latency(report: Report) -> Table:
     ]
     header = ("Measured with", "Dense, ms", "Sparse, ms", "Speed-up", "Runs", "Device")
     return Table(header, rows)
+
+
+def prediction(expected: Prediction) -> Table:
+    """A budget in time: predicted against measured, and how far apart they are."""
+
+    def row(side: str, predicted: float, measured: float | None) -> tuple[Cell, ...]:
+        apart = (
+            "not measured" if not measured else f"{signed(100 * (predicted / measured - 1), 1)} %"
+        )
+        shown = cell(expected, f"measured_{side}_ms", digits)
+        return Cell(side), Cell(digits(predicted)), shown, Cell(apart)
+
+    rows = [
+        row("dense", expected.dense_ms, expected.measured_dense_ms),
+        row("sparse", expected.sparse_ms, expected.measured_sparse_ms),
+    ]
+    return Table(("Decoder", "Predicted, ms", "Measured, ms", "Off by"), rows)
 
 
 def breakdown(row: Latency) -> Table:
