@@ -12,6 +12,7 @@ from rich.console import Console
 
 from prune import make_callable
 from prune.cli import main, recipe_parser
+from prune.pipeline.check import check
 from prune.pipeline.job import Job
 from prune.pipeline.plan import make_plan
 from prune.pipeline.plan_tables import WIDTH, tables
@@ -26,12 +27,18 @@ def command() -> None:
         description="Show what a recipe's budget would remove, and why a layer is left alone.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="also try what a run needs at its end: export, onnxruntime, real bits, files",
+    )
     arguments = parser.parse_intermixed_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
     job = Job(recipe, Path(arguments.recipe).parent)
     plan = make_plan(job)
     for warning in job.warnings:
         warn(warning)
+    held = check(job) if arguments.check else ""
     if arguments.json:
         console.print(json.dumps(asdict(plan), indent=2))
         return
@@ -44,6 +51,8 @@ def command() -> None:
         f"For prune.budget {section.budget:g} and prune.align {section.align}, chosen by the "
         "magnitude of the dense weights."
     )
+    if held:
+        console.print(f"Checked: {held}.")
 
 
 if __name__ == "__main__":

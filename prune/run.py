@@ -41,10 +41,14 @@ def run(recipe: Recipe, base: str | Path = ".") -> Report:
         return [section.model_dump(exclude={"checkpoint_seconds"}) for section in sections]
 
     step("teacher", job.codec_inputs(), lambda f: pipeline.save_teacher(job, f))
+    # The dense codec is exported, coded and decoded first: what fails then fails before training.
+    graphs = [dump("export"), recipe.evaluate.intra]
+    dense = step("onnx_dense", graphs, lambda f: pipeline.export(job, job.teacher, f), "teacher")
     sparse = step(
         "sparse",
         [dump("prune", "distill", "train"), job.training_inputs(), job.measuring_size()],
         lambda f: pipeline.sparsify(job, f),
+        "teacher",
     )
     shrunk = step("shrink", None, lambda f: pipeline.shrink(job, sparse, f))
     final = step("finetune", dump("finetune"), lambda f: pipeline.finetune(job, sparse, shrunk, f))
@@ -52,9 +56,7 @@ def run(recipe: Recipe, base: str | Path = ".") -> Report:
         "evaluate", job.evaluation_inputs(), lambda f: pipeline.measure_quality(job, final, f)
     )
     small = job.load(final / pipeline.WEIGHTS)
-    graphs = [dump("export"), recipe.evaluate.intra]
     bundle = step("onnx", graphs, lambda f: pipeline.export(job, small, f), "finetune")
-    dense = step("onnx_dense", graphs, lambda f: pipeline.export(job, job.teacher, f), "teacher")
     bundles = {"dense": dense, "sparse": bundle}
     speed = step(
         "measure",

@@ -24,6 +24,7 @@ from lvc.files import atomic_write, replacing
 from lvc.pictures import SIZE_MULTIPLE
 from lvc.steps import Step
 from prune.onnx_export.deformable import onnx_translations
+from prune.onnx_export.failures import cannot_run, refusal
 from vcodecs import DecoderGraph, UserError, VideoCodec
 from vcodecs.coding import can_code, entropy_of, identity
 from vcodecs.contract import WaveGraph
@@ -116,33 +117,43 @@ def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _write_onnx(
+    name: str,
     module: torch.nn.Module,
     inputs: Mapping[str, np.ndarray],
     outputs: Sequence[str],
     shapes: Sequence[Mapping[int, object]] | None,
     path: Path,
 ) -> None:
-    """Trace `module` on inputs by name; `shapes`: the dimensions of each that are dynamic."""
-    with _silence():
-        program = torch.onnx.export(
-            module,
-            tuple(torch.from_numpy(value) for value in inputs.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            # The module takes any number of inputs, so their shapes are those of one argument.
-            dynamic_shapes=None if shapes is None else (shapes,),
-            verbose=False,
-            custom_translation_table=onnx_translations(),
-        )
+    """Trace graph `name` on inputs by name; `shapes`: the dimensions of each that are dynamic.
+
+    UserError of one line where torch cannot export it.
+    """
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                module,
+                tuple(torch.from_numpy(value) for value in inputs.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                # The module takes any number of inputs, so their shapes are those of one argument.
+                dynamic_shapes=None if shapes is None else (shapes,),
+                verbose=False,
+                custom_translation_table=onnx_translations(),
+            )
+    except UserError:
+        raise
+    except Exception as error:  # a user's own code under torch's exporter: anything
+        raise refusal(name, error) from error
     assert program is not None
     program.save(path)
 
 
 def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
     shapes = tuple(_dynamic_shape(spec.stride) for spec in graph.inputs.values())
-    _write_onnx(graph, example_inputs(graph), graph.outputs, shapes if dynamic else None, path)
+    inputs = example_inputs(graph)
+    _write_onnx(graph.name, graph, inputs, graph.outputs, shapes if dynamic else None, path)
 
 
 def _dynamic_shape(stride: int) -> dict[int, object]:
@@ -166,12 +177,19 @@ def _cases(folded: VideoCodec, name: str, size: Size) -> Iterator[Case]:
 
 def _check(name: str, path: Path, cases: Iterable[Case]) -> float:
     """torch against onnxruntime; UserError where they differ by more than the tolerance."""
-    running, worst = session(path), 0.0
+    try:
+        running, worst = session(path), 0.0
+    except Exception as error:  # onnxruntime's exceptions have no class in common
+        raise cannot_run(name, error) from error
     for module, inputs in cases:
         with torch.no_grad():
             expected = module(*(torch.from_numpy(value) for value in inputs.values()))
         expected = (expected,) if isinstance(expected, Tensor) else expected
-        worst = max(worst, _largest_difference(expected, running.run(None, inputs)))
+        try:
+            found = running.run(None, inputs)
+        except Exception as error:
+            raise cannot_run(name, error) from error
+        worst = max(worst, _largest_difference(expected, found))
     torch.set_flush_denormal(False)
     if not worst <= TOLERANCE:
         raise UserError(
@@ -219,7 +237,7 @@ def _export_wave(codec: VideoCodec, wave: WaveGraph, folder: Path) -> dict:
     module = _Wave(codec, wave)
     with replacing(path) as temporary:
         shapes = tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs)
-        _write_onnx(module, inputs(3), wave.outputs, shapes, temporary)
+        _write_onnx(wave.name, module, inputs(3), wave.outputs, shapes, temporary)
         _check(wave.name, temporary, [(module, inputs(count)) for count in (3, 1, 40)])
     return {
         "name": wave.name,
@@ -262,7 +280,8 @@ def _step(step: Step) -> dict:
 def _silence():
     """The exporter prints its progress and notes to its own developers: keep them back."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    levels, disabled = [logger.level for logger in loggers], logging.root.manager.disable
+    logging.disable(logging.ERROR)  # what fails is said in one line, not in the exporter's words
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -270,5 +289,6 @@ def _silence():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(disabled)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
