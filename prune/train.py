@@ -37,7 +37,8 @@ def train(
     base = Path(base)
     torch.manual_seed(recipe.seed)
     section = recipe.codec
-    codec = vcodecs.create(section.name, section.preset, section.checkpoint, base)
+    preset = section.preset if "preset" in section.model_fields_set else None
+    codec = vcodecs.create(section.name, preset, section.checkpoint, base)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 import vcodecs
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.onnx_export.failures import cannot_run
+from prune.pipeline.job import Job
 from prune.plan import command
+from prune.recipe.reading import load_recipe
+from prune.recipe.schema import Recipe
 from vcodecs import UserError
 
 
@@ -78,7 +81,7 @@ def test_what_onnxruntime_says_becomes_one_line():
 def recipe(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text(
-        "codec: {name: plugin, preset: only}\n"
+        "codec: {name: plugin}\n"  # a codec of one preset needs none
         "data: {train: /no/clips/here, eval: /nor/there}\n"
         "prune: {budget: 0.8, align: 1}\n"
         "train: {phases: [{stage: joint, steps: 1000000}]}\n"
@@ -115,3 +118,12 @@ def test_a_codec_that_is_another_one_behind_a_file_is_told(recipe, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prune.plan", str(recipe), "--check"])
     with pytest.raises(UserError, match="behind a file it is another codec"):
         command()
+
+
+def test_a_recipe_that_names_no_preset_takes_that_of_its_checkpoint(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "codec: {name: dcvc, checkpoint: dcvc_small}\ndata: {train: a, eval: b}\n"
+        "train: {phases: [{stage: joint, steps: 1}]}\nfinetune: {phases: []}\n"
+    )
+    assert Job(load_recipe(path, (), Recipe), tmp_path).teacher.preset == "small"
