@@ -62,8 +62,9 @@ def _groups(codec: VideoCodec, traced: Traced) -> list[Group]:
         for i, atom in enumerate(span):
             root = together.get(classes[atom])
             if root is not None:
-                mine = rows.setdefault(root, [[] for _ in order[root]])
-                mine[order[root][classes[atom]]].append(i)
+                if root not in rows:
+                    rows[root] = [[] for _ in order[root]]
+                rows[root][order[root][classes[atom]]].append(i)
         for root, indices in rows.items():
             member = _member_of(codec, layer, side, indices)
             if member is not None:
