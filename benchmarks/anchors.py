@@ -25,8 +25,8 @@ from rich.table import Table
 from lvc.anchor import Colour, anchor
 from prune.cli import main
 from prune.data import open_source
+from prune.evaluation.clips import read_clips
 from prune.evaluation.metrics import mean
-from prune.evaluation.rate_distortion import read_clips
 from rd.anchors import KINDS, STORE, Store
 from rd.clips import FRAMES
 from rd.clips import read_clips as first_frames

@@ -35,7 +35,7 @@ from lvc.intra import create_pictures
 from lvc.player import CodedPictures, NetworkPictures, Player
 from prune.cli import main
 from prune.data import open_source
-from prune.evaluation.rate_distortion import read_clips
+from prune.evaluation.clips import read_clips
 from prune.report.schema import load_report
 from vcodecs.coding import TorchNetworks
 from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import vcodecs
 from lvc.bundle import BundleNetworks
-from lvc.coder import Reader
+from lvc.coder import SymbolReader
 from lvc.pictures import as_float, padded
 from lvc.program import code_frame
 from lvc.wavefront import waves
@@ -69,7 +69,7 @@ class Watch:
         return made
 
 
-class TimedReader(Reader):
+class TimedReader(SymbolReader):
     """A reader with a clock."""
 
     def __init__(self, payload, spent):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -15,6 +16,8 @@ from lvc.errors import UserError
 from lvc.files import replacing
 from lvc.pictures import SIZE_MULTIPLE
 from vcodecs.contract import Reference, VideoCodec
+from vcodecs.layers import GroupedConv
+from vcodecs.wrapped import unwrapped
 
 BUNDLED = Path(__file__).parent / "weights"
 FORMAT = "leanvc-1"
@@ -30,11 +33,11 @@ def save(
     """Write the weights and what rebuilds the architecture to one .safetensors file.
 
     `kept`: by channel group the indices of the dense codec's channels that are left (shrunk
-    codecs). `half` stores float16. `notes` are added to the metadata as they are. Equal content
-    gives equal bytes.
+    codecs). `half` stores float16, as far as that reaches. `notes` are added to the metadata as
+    they are. Equal content gives equal bytes.
     """
     state = {
-        key: (value.half() if half and value.is_floating_point() else value)
+        key: (_halved(value) if half and value.is_floating_point() else value)
         .detach()
         .cpu()
         .contiguous()
@@ -45,6 +48,12 @@ def save(
     metadata["kept"] = json.dumps(kept or {})
     with replacing(path) as temporary:
         temporary.write_bytes(_serialized(state, metadata | (notes or {})))
+
+
+def _halved(value: Tensor) -> Tensor:
+    """In float16, unless a value is beyond 65504 and would become infinite."""
+    narrow = value.half()
+    return narrow if torch.equal(narrow.isfinite(), value.isfinite()) else value
 
 
 def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -94,26 +103,32 @@ def find(checkpoint: str | Path) -> Path:
     return bundled
 
 
-def load_into(codec: VideoCodec, checkpoint: str | Path) -> None:
-    """Load `checkpoint` strictly; layers of a shrunk checkpoint's widths are resized first."""
+def load_into(codec: VideoCodec, checkpoint: str | Path, key: str | None = None) -> None:
+    """Load `checkpoint` strictly; layers of a shrunk checkpoint's widths are resized first.
+
+    What a training script has put around the weights is taken off (`vcodecs.wrapped`); `key`
+    says which of several sets in one file is meant.
+    """
     path = find(checkpoint)
+    where = f"checkpoint {path}"
     if path.suffix == ".safetensors":
         _check_origin(codec, path)
-        state = {key: value.float() for key, value in safetensors.torch.load_file(path).items()}
+        content = {key: value.float() for key, value in safetensors.torch.load_file(path).items()}
+        state = unwrapped(codec, content, where, key)
         resize(codec, state)
-        codec.load_official(state, f"checkpoint {path}")
+        codec.load_official(state, where)
         _check_widths(codec, path)
     else:
-        codec.load_official(read_official(path), f"checkpoint {path}")
+        codec.load_official(unwrapped(codec, read_file(path), where, key), where)
 
 
-def read_official(path: str | Path) -> dict[str, Tensor]:
-    """A .pth or .pth.tar: a plain state dict, or one under a `state_dict`-like key.
+def read_file(path: str | Path) -> Any:
+    """The content of a .pth or .pth.tar: tensors, numbers and text in containers.
 
     Read with weights_only: such files come from strangers.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"checkpoint {path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # reading a damaged pickle can raise nearly everything
@@ -121,6 +136,11 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
             f"checkpoint {path}: damaged, or not a file of tensors alone as torch.save writes it "
             "(anything else in it is refused, since loading that could run a stranger's code)"
         ) from error
+
+
+def read_official(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from such a file: the whole, or what is under a `state_dict`-like key."""
+    content = read_file(path)
     for key in ("state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -188,11 +208,12 @@ def _follow_widths(module: nn.Module, before: dict[str, torch.Size]) -> None:
 
 
 def _follow_groups(layer: _ConvNd | DeformConv2d, before: dict[str, torch.Size]) -> None:
-    """A grouped convolution has lost whole groups: in each of those left there are as many."""
+    """A grouped convolution has lost whole groups, in each of those left there are as many; a
+    GroupedConv has lost as many channels in each."""
     transposed = isinstance(layer, _ConvTransposeNd)
     rows, columns = layer.weight.shape[:2]
     old = before.get("weight", layer.weight.shape)
-    if layer.groups > 1 and rows != old[0]:
+    if layer.groups > 1 and rows != old[0] and not isinstance(layer, GroupedConv):
         layer.groups = max(1, rows * layer.groups // old[0])
     wide = columns * layer.groups
     layer.in_channels, layer.out_channels = (rows, wide) if transposed else (wide, rows)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
 
-from lvc.coder import Writer
+from lvc.coder import SymbolWriter
 from lvc.errors import UserError
+from lvc.frame import HYPER_STRIDE, LATENT_STRIDE
 from lvc.indices import MARGIN
 from lvc.pictures import SIZE_MULTIPLE
 from lvc.program import CodedTensors, Networks, Tensors, code_frame
@@ -32,9 +33,7 @@ class TorchNetworks:
         graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)
         every: list[DecoderGraph | WaveGraph] = [*graphs, *self.coding.waves]
         self._graphs = {graph.name: graph for graph in every}
-        self._channels = {
-            name: spec.channels for graph in graphs for name, spec in graph.inputs.items()
-        }
+        self._shapes = {name: spec for graph in graphs for name, spec in graph.inputs.items()}
         self._tables = {name: hyper_tables(prior) for name, prior in self.coding.priors.items()}
 
     @cached_property
@@ -56,7 +55,11 @@ class TorchNetworks:
         return dict(zip(found.outputs, arrays, strict=True))
 
     def channels(self, name: str) -> int:
-        return self._channels[name]
+        return self._shapes[name].channels
+
+    def stride(self, name: str) -> int:
+        usual = HYPER_STRIDE if name.endswith("_hyper") else LATENT_STRIDE
+        return self._shapes[name].stride if name in self._shapes else usual
 
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         return self._tables[stream]
@@ -149,7 +152,7 @@ def compress(
     coded. The official estimates differ (`VideoCodec.code`): DCVC's charges a rounding around the
     mean and shows a plain one, FVC's saturates at 50 bits.
     """
-    writer = Writer()
+    writer = SymbolWriter()
     frame = frame.to(networks.device)
 
     def analysis(stream: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:

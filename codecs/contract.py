@@ -14,6 +14,7 @@ from lvc.errors import UserError
 from lvc.pictures import round_up
 from lvc.program import Step
 from vcodecs.entropy import BitEstimator
+from vcodecs.finite import check_finite
 from vcodecs.parts import module_of
 
 
@@ -89,15 +90,26 @@ class Stage:
     frames: int = 1
 
 
+STRIDES = (1, 2, 4, 8, 16, 32, 64)
+
+
 @dataclass(frozen=True)
 class GraphTensor:
     """Shape of a graph's input: `channels` at 1/`stride` of the frame's height and width.
 
+    `stride` is a power of two up to 64, which frames are padded to multiples of; else UserError.
     With `stride` 0 it is one value for each channel, (1, channels, 1, 1), at any size.
     """
 
     channels: int
     stride: int
+
+    def __post_init__(self) -> None:
+        if self.stride not in (0, *STRIDES):
+            raise UserError(
+                f"stride {self.stride}: tensors of decoder graphs have strides of "
+                f"{', '.join(map(str, STRIDES))}, since frames are padded to multiples of 64"
+            )
 
     def sides(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of this input for frames of that size."""
@@ -167,7 +179,10 @@ def grapher(
         in_turn: bool = False,
     ) -> DecoderGraph:
         known = inputs if isinstance(inputs, Mapping) else tensors or {}
-        specs = {key: GraphTensor(*known[key]) for key in inputs}
+        try:
+            specs = {key: GraphTensor(*known[key]) for key in inputs}
+        except UserError as error:
+            raise UserError(f"codec {codec.name}: graph {name}: {error}") from error
         return DecoderGraph(name, codec, function, specs, outputs, size, after_intra, in_turn)
 
     return graph
@@ -318,11 +333,14 @@ class VideoCodec(nn.Module, ABC):
     def load_official(self, state: Mapping[str, Tensor], origin: str = "the checkpoint") -> None:
         """Load the officially released weights strictly.
 
-        A missing or unknown key and a wrong shape are a UserError, which names `origin`.
+        A missing or unknown key, a wrong shape and values that are no numbers are a UserError,
+        which names `origin`; the weights are then as they were, or in part.
         """
         state = {key.removeprefix("module."): value for key, value in state.items()}
         try:
-            self.load_state_dict(self.remap_official(state), strict=True)
+            state = self.remap_official(state)
+            check_finite(self, state, origin)
+            self.load_state_dict(state, strict=True)
         except RuntimeError as error:
             # One line a problem; where nothing fits, a line lists every tensor of the network.
             problems = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()]

@@ -11,6 +11,8 @@ import torch
 from lvc.anchor import psnr
 from lvc.container import Header, Writer
 from lvc.decode import Progress
+from lvc.display import PLAIN, Display
+from lvc.errors import UserError
 from lvc.intra import PictureCoder
 from lvc.pictures import as_float, as_picture, padded
 from lvc.player import digest
@@ -105,7 +107,7 @@ class Encoder:
         self._number = 0
         self._before: Tensors = {}
 
-    def header(self, width: int, height: int, fps: Fraction) -> Header:
+    def header(self, width: int, height: int, fps: Fraction, display: Display = PLAIN) -> Header:
         """Header of the file that holds the packets."""
         return Header(
             codec=self.networks.codec.name,
@@ -117,6 +119,7 @@ class Encoder:
             intra_period=self.intra_period,
             intra=self.intra.said,
             margin=self.networks.margin,
+            display=display,
         )
 
     def code(self, picture: np.ndarray) -> Coded:
@@ -145,16 +148,18 @@ def encode_file(
 ) -> Progress:
     """Write `source` as an .lvc file; stopped early, what is written so far can be decoded."""
     with open_source(source) as video:
-        header = encoder.header(video.width, video.height, video.fps)
+        header = encoder.header(video.width, video.height, video.fps, video.display)
         total = min(filter(None, (video.frames, frames)), default=None)
         progress = Progress(total)
         with Writer(target, header) as writer:
-            for number, picture in enumerate(video):
+            for number, (picture, time) in enumerate(video.timed()):
                 if number == frames:
                     break
-                coded = encoder.code(picture)
-                writer.write(coded.kind, coded.payload, coded.rate, coded.digest)
-                bits = 8 * len(coded.payload)
-                progress.step(bits, picture[0].size, psnr(picture, coded.picture))
+                try:
+                    coded = encoder.code(picture)
+                except UserError as error:
+                    raise UserError(f"{source}, frame {number}: {error}") from error
+                length = writer.write(coded.kind, coded.payload, coded.rate, coded.digest, time)
+                progress.step(8 * length, picture[0].size, psnr(picture, coded.picture))
         progress.end()
     return progress

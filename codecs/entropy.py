@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Laplace, Normal
 from torch.nn import functional as F
 
+from vcodecs import noise
 from vcodecs._compressai import quantize_ste
 from vcodecs.layers import Bound
 
@@ -23,7 +24,7 @@ def rounded(x: Tensor) -> Tensor:
 
 def noisy(x: Tensor) -> Tensor:
     """`x` plus uniform noise in [-0.5, 0.5): the differentiable stand-in for rounding."""
-    return x + torch.empty_like(x).uniform_(-0.5, 0.5)
+    return x + noise.uniform(x, -0.5, 0.5)
 
 
 def information(likelihood: Tensor, floor: float = LIKELIHOOD_FLOOR) -> Tensor:

@@ -75,9 +75,9 @@ class PictureIntra(ByteIntra):
 class NetworkIntra(IntraCodec):
     """A learned picture codec: a `VideoCodec` that reads nothing of its reference.
 
-    `checkpoint`: as for `vcodecs.create`; one of ours says itself which `codec` and `preset` it is
-    for. Pictures are coded at the rate of the P frames, or always at `rate`. Bits are real, or
-    estimates where the codec has no others.
+    `checkpoint` and `key`: as for `vcodecs.create`; a file of ours says itself which `codec` and
+    `preset` it is for. Pictures are coded at the rate of the P frames, or always at `rate`. Bits
+    are real, or estimates where the codec has no others.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class NetworkIntra(IntraCodec):
         codec: str = "",
         preset: str = "",
         rate: str | float = "",
+        key: str = "",
     ) -> None:
         from vcodecs import checkpoints
 
@@ -95,7 +96,8 @@ class NetworkIntra(IntraCodec):
         name, preset = codec or said.get("codec"), preset or said.get("preset", "official")
         if name is None:
             raise UserError(f"{checkpoint} does not say which codec it is for: give codec=...")
-        self.network = vcodecs.create(name, preset, checkpoint).eval().requires_grad_(False)
+        network = vcodecs.create(name, preset, checkpoint, key=key or None)
+        self.network = network.eval().requires_grad_(False)
         self.rated = len(self.network.rates()) > 1
         self.rate = _as_number(rate)
         if self.rated and self.rate is not None:

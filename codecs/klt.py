@@ -25,7 +25,7 @@ FAINT = 0.004
 
 
 @dataclass(frozen=True)
-class Step:
+class TransformStep:
     """One stage: orthonormal `basis` (outputs, inputs, 2, 2), and `deviation` (outputs,)."""
 
     basis: Tensor
@@ -34,7 +34,7 @@ class Step:
 
 
 @cache
-def cascade(widths: tuple[int, ...]) -> tuple[Step, ...]:
+def cascade(widths: tuple[int, ...]) -> tuple[TransformStep, ...]:
     """Stages from three colours to `widths[-1]` channels at 1 / 2^len(widths) of the size.
 
     Where a stage could keep more channels than there are, it keeps all that there are.
@@ -51,7 +51,7 @@ def cascade(widths: tuple[int, ...]) -> tuple[Step, ...]:
         basis = _principal(parts[0, :, 0], min(width, size))
         covariance = torch.einsum("ai,piqj,bj->apbq", basis, parts, basis)
         deviation = covariance[:, 0, :, 0].diagonal().clamp_min(0).sqrt()
-        steps.append(Step(basis.reshape(-1, channels, 2, 2).float(), deviation.float()))
+        steps.append(TransformStep(basis.reshape(-1, channels, 2, 2).float(), deviation.float()))
         channels, side = len(basis), side // 2
     return tuple(steps)
 

@@ -83,14 +83,16 @@ def create(
     preset: str | None = None,
     checkpoint: str | Path | None = None,
     base: Path | None = None,
+    key: str | None = None,
 ) -> VideoCodec:
     """Build codec `name` at `preset`, with the weights of `checkpoint` where one is given.
 
     `checkpoint`: a .safetensors file of ours (dense or shrunk: the layers take its widths), the
     name of bundled weights, or an official .pth / .pth.tar. Without one the weights are freshly
-    drawn from torch's global generator. `base`: see `codec_class`. Errors: UserError for an
-    unknown name or preset, or a checkpoint that is missing, damaged or made for another codec.
-    Without a `preset` it is that of the checkpoint, else "official" or the codec's first.
+    drawn from torch's global generator. `base`: see `codec_class`. `key`: which set of weights
+    of several in a checkpoint (`params_ema`). Errors: UserError for an unknown name or preset, or
+    a checkpoint that is missing, damaged or made for another codec. Without
+    a `preset` it is that of the checkpoint, else "official" or the codec's first.
     """
     kind = codec_class(name, base)
     if preset is None:
@@ -101,7 +103,7 @@ def create(
         )
     codec = kind(preset)
     if checkpoint is not None:
-        load_into(codec, checkpoint)
+        load_into(codec, checkpoint, key)
     return codec
 
 

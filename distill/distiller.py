@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from distill.losses import distortion
@@ -68,7 +69,7 @@ class Distiller:
         means = {name: torch.stack(terms).mean() for name, terms in self._terms.items()}
         if not means:
             return 0.0
-        self.weights.update({name: float(mean.detach()) for name, mean in means.items()})
+        self.weights.update(_over_processes(means))
         shares = self.weights.shares(list(means))
         return self.weight * sum(shares[name] * mean for name, mean in means.items())
 
@@ -76,7 +77,9 @@ class Distiller:
         self._terms, self._truth = {}, {}
 
     def figures(self) -> dict[str, float]:
-        running = [self.weights.running[n] for n in self.active if n in self.weights.running]
+        # In the taps' order: a set's is another in every process, and with it the last digits.
+        active = [name for name in self.taps if name in self.active]
+        running = [self.weights.running[n] for n in active if n in self.weights.running]
         return {"distillation": sum(running) / len(running)} if running else {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,6 +119,15 @@ class Distiller:
         frame, reference, *rest = inputs
         coded = self.teacher(frame, self._reference or reference.detached(), *rest, **named)
         self._reference = coded.reference
+
+
+def _over_processes(means: dict[str, Tensor]) -> dict[str, float]:
+    """Distortions over the clips of all processes of the training, in the order of `means`."""
+    values = torch.stack([mean.detach() for mean in means.values()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return dict(zip(means, values.tolist(), strict=True))
 
 
 def _input_channels(block: nn.Module) -> int:

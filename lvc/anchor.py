@@ -64,15 +64,7 @@ class Colour:
 
     def to_yuv(self, picture: np.ndarray) -> av.VideoFrame:
         """Convert a uint8 RGB picture (3, H, W); only "yuv444p" takes odd sides."""
-        return picture_to_frame(picture).reformat(
-            format=self.pixel_format,
-            src_colorspace=_RGB_MATRIX,
-            src_color_range=_RGB_RANGE,
-            dst_colorspace=MATRICES[self.matrix],
-            dst_color_range=RANGES[self.range],
-            interpolation=_SCALING,
-            threads=1,
-        )
+        return picture_to_yuv(picture, self.pixel_format, MATRICES[self.matrix], RANGES[self.range])
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert a decoded frame of this colour to uint8 RGB (3, H, W)."""
@@ -263,6 +255,21 @@ def picture_to_frame(picture: np.ndarray) -> av.VideoFrame:
     """Wrap a uint8 RGB picture (3, H, W)."""
     return av.VideoFrame.from_ndarray(
         np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24"
+    )
+
+
+def picture_to_yuv(
+    picture: np.ndarray, pixel_format: str, matrix: Colorspace, range: ColorRange
+) -> av.VideoFrame:
+    """Convert a uint8 RGB picture (3, H, W) to YCbCr of this matrix and range."""
+    return picture_to_frame(picture).reformat(
+        format=pixel_format,
+        src_colorspace=_RGB_MATRIX,
+        src_color_range=_RGB_RANGE,
+        dst_colorspace=matrix,
+        dst_color_range=range,
+        interpolation=_SCALING,
+        threads=1,
     )
 
 

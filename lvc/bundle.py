@@ -95,6 +95,9 @@ class BundleNetworks:
     def channels(self, name: str) -> int:
         return self._wiring.shapes[name].channels
 
+    def stride(self, name: str) -> int:
+        return self._wiring.shapes[name].stride
+
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         return self._entropy.tables[stream]
 

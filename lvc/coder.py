@@ -1,7 +1,8 @@
 """Range coding of whole arrays: one table for each symbol, escapes, and marks.
 
-`Writer` and `Reader` have the same methods, so that one program describes both sides: the writer
-is given the values and returns them, the reader is given none and returns what was written.
+`SymbolWriter` and `SymbolReader` have the same methods, so that one program describes both sides:
+the writer is given the values and returns them, the reader is given none and returns what was
+written.
 
 The coder is constriction's range coder (32-bit words, 64-bit state, 24-bit frequencies). Symbols
 of one table go in one call, so what is coded together is sorted by table (stable).
@@ -30,7 +31,7 @@ class PayloadError(UserError):
     """A payload that no encoder has written."""
 
 
-class Writer:
+class SymbolWriter:
     """Collects what one packet holds; `finish` codes it."""
 
     reads = False
@@ -66,7 +67,7 @@ class Writer:
         return bytes([rarity]) + coder.get_compressed().astype("<u4").tobytes()
 
 
-class Reader:
+class SymbolReader:
     """Reads a payload back, in the same order and with the same tables."""
 
     reads = True

@@ -3,17 +3,16 @@
 docs/bitstream.md has every byte. Payloads are opaque here.
 """
 
-import json
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from .display import in_time
 from .errors import UserError
+from .header import LONGEST_HEADER, MAGIC, START, VERSION, Header, header_bytes, header_from
 from .packets import (
     CRC,
     ENTRY,
@@ -25,114 +24,10 @@ from .packets import (
     sealed,
     trailer,
 )
-from .rules import COUNT, SHA256, TEXT, check, is_count, is_integer, is_text
-
-MAGIC = b"\x89LVC\r\n\x1a\n"
-VERSION = 1
-LONGEST_HEADER = 65536
-LARGEST_SIDE = 16384
-LARGEST_AREA = 2**27
-LARGEST_RATE = float(np.finfo(np.float32).max)
-
-_START = struct.Struct("<8sBI")  # magic, version, bytes of the header record
 
 # The index of a file of I frames alone still fits its length field: 165 days at 25 frames/s.
 MOST_FRAMES = (2**32 - 1) // ENTRY.size
-
-
-@dataclass(frozen=True)
-class Header:
-    """All that a decoder needs to know before the first packet.
-
-    `weights`: SHA-256, in lower-case hex, of the weights that decode the P frames. `width`,
-    `height`: pixels, 1 to 16384, together at most 2^27. `fps`: numerator and denominator.
-    `intra_period`: frames from one I frame to the next. `intra`: what decodes the I frames;
-    strings, one of them `codec`. `margin`: tolerance of the entropy parameters, above 0, below 1/4.
-    """
-
-    codec: str
-    preset: str
-    weights: str
-    width: int
-    height: int
-    fps: tuple[int, int]
-    intra_period: int
-    intra: dict[str, str]
-    margin: float
-
-
-# ------------------------------------------------------------------------------ header
-
-
-def _is_side(value: Any) -> bool:
-    return is_integer(value, 1, LARGEST_SIDE)
-
-
-def _is_ratio(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(is_count, value))
-
-
-def _is_intra(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return "codec" in value and all(is_text(text) for item in value.items() for text in item)
-
-
-def _is_fraction(value: Any) -> bool:
-    return isinstance(value, float) and 0 < value < 0.25
-
-
-_SIDE = f"an integer from 1 to {LARGEST_SIDE}"
-_RULES = {
-    "codec": TEXT,
-    "preset": TEXT,
-    "weights": SHA256,
-    "width": (_is_side, _SIDE),
-    "height": (_is_side, _SIDE),
-    "fps": (_is_ratio, f"a list of two, each {COUNT[1]}"),
-    "intra_period": COUNT,
-    "intra": (_is_intra, f'an object with "codec", its keys and values each {TEXT[1]}'),
-    "margin": (_is_fraction, "a float above 0 and below 1/4"),
-}
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; readers differ in which of two equal keys they keep."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return record
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _parsed(record: bytes) -> Header:
-    """The header in a record; raises ValueError or RecursionError where there is none."""
-    fields = json.loads(record.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
-    check(fields, _RULES)
-    if fields["width"] * fields["height"] > LARGEST_AREA:
-        size = f"{fields['width']}x{fields['height']}"
-        raise ValueError(f"width and height are {size}, more than {LARGEST_AREA} pixels")
-    return Header(**fields | {"fps": tuple(fields["fps"])})
-
-
-def _header_from(record: bytes, path: Path) -> Header:
-    try:
-        return _parsed(record)
-    except ValueError as error:
-        raise UserError(f"{path}: header: {error}") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: header: nested too deeply") from error
-
-
-def _header_bytes(header: Header, path: Path) -> bytes:
-    record = json.dumps(asdict(header), sort_keys=True, separators=(",", ":")).encode()
-    _header_from(record, path)  # nothing is written that would not be read
-    if len(record) > LONGEST_HEADER:
-        raise UserError(f"{path}: header: {len(record)} bytes, more than {LONGEST_HEADER}")
-    return sealed(_START.pack(MAGIC, VERSION, len(record)), record)
+LARGEST_RATE = float(np.finfo(np.float32).max)
 
 
 # ------------------------------------------------------------------------------ writing
@@ -149,9 +44,10 @@ class Writer:
     def __init__(self, path: str | Path, header: Header) -> None:
         self.path = Path(path)
         self.frames = 0
+        self._time_base, self._time = header.display.time_base, -1
         self._end = 0
         self._index = bytearray()  # as it will stand in the file: 12 bytes an I frame
-        start = _header_bytes(header, self.path)
+        start = header_bytes(header, self.path)
         with naming(self.path):
             # Unbuffered: what has been written is in the file, whatever becomes of the process.
             self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115
@@ -163,11 +59,13 @@ class Writer:
         payload: bytes,
         rate: float | None = None,
         digest: int | None = None,
-    ) -> None:
-        """Append the next frame, "I" or "P"; the first one is an I frame.
+        time: int | None = None,
+    ) -> int:
+        """Append the next frame, "I" or "P"; the first one is an I frame. Returns its bytes.
 
         `rate` is finite and stored in single precision, `digest` has 64 bits, `payload` less
-        than 4 GiB. Raises UserError where the system refuses; the file is then given up.
+        than 4 GiB. `time` rises, in ticks of the header's time base where that has one. Raises
+        UserError where the system refuses; the file is then given up.
         """
         if kind not in ("I", "P") or (self.frames == 0 and kind == "P"):
             raise ValueError(f"frame {self.frames} cannot be of kind {kind!r}")
@@ -176,7 +74,15 @@ class Writer:
         if self.frames == MOST_FRAMES:
             raise UserError(f"{self.path}: full, a file holds at most {MOST_FRAMES} frames")
         entry = ENTRY.pack(self.frames, self._end) if kind == "I" else b""
-        self._append(packed(kind, self.frames, payload, rate, digest), 1, entry)
+        if (time is None) != (self._time_base is None):
+            raise ValueError("a frame has a time where the header has a time base")
+        if time is not None and self._time_base is not None:
+            if not (self._time < time and in_time(time, self._time_base)):
+                raise ValueError(f"time {time} behind {self._time}: times rise, for 68 years")
+            self._time = time
+        packet = packed(kind, self.frames, payload, rate, digest, time)
+        self._append(packet, 1, entry)
+        return len(packet)
 
     def close(self) -> None:
         """End the file with its index; a file that was ended or given up stays as it is."""
@@ -235,6 +141,7 @@ class Reader:
         self._file = PacketFile(self.path)
         try:
             self.header, self._first = self._read_header()
+            self._file.time_base = self.header.display.time_base
             self.frames, self._intra = self._file.find_index(self._first)
         except BaseException:
             self.close()
@@ -250,12 +157,17 @@ class Reader:
         if start < 0:
             raise ValueError(f"frame {start}: frames count from 0")
         offset, frame = self._last_intra(start)
+        time = -1
         while offset < self._file.size:
             packet, end = self._file.packet(offset, frame)
             if packet.kind == "X":
                 self._file.entries(packet, end, self._first)
                 return
+            if packet.time is not None and packet.time <= time:
+                problem = f"its time {packet.time} is not behind {time}, that of the one before it"
+                raise DamageError(self.path, frame, offset, problem)
             yield packet
+            time = -1 if packet.time is None else packet.time
             offset, frame = end, frame + 1
         if self.complete:
             raise DamageError(self.path, frame, offset, "the file ends inside its index")
@@ -273,28 +185,28 @@ class Reader:
     def _read_header(self) -> tuple[Header, int]:
         """The header and where the first packet begins."""
         size, read = self._file.size, self._file.read
-        start = read(0, min(_START.size, size))
+        start = read(0, min(START.size, size))
         if not start:
             raise UserError(f"{self.path}: empty")
         if start[: len(MAGIC)] != MAGIC:
             raise UserError(f"{self.path}: not an .lvc file (it does not begin like one)")
-        if len(start) < _START.size:
+        if len(start) < START.size:
             raise UserError(f"{self.path}: truncated: the file ends inside its header")
-        _, version, length = _START.unpack(start)
+        _, version, length = START.unpack(start)
         if version > VERSION:
             raise UserError(
                 f"{self.path}: format version {version}, newer than this program's {VERSION}; "
                 "decode it with a newer release"
             )
-        if version < VERSION or not 1 <= length <= LONGEST_HEADER:
+        if version < 1 or not 1 <= length <= LONGEST_HEADER:
             raise UserError(f"{self.path}: damaged header (version {version}, {length} bytes)")
-        end = _START.size + length + CRC.size
+        end = START.size + length + CRC.size
         if end > size:
             raise UserError(f"{self.path}: truncated: the file ends inside its header")
-        record = read(_START.size, length)
+        record = read(START.size, length)
         if sealed(start, record) != read(0, end):
             raise UserError(f"{self.path}: damaged header (CRC mismatch)")
-        return _header_from(record, self.path), end
+        return header_from(record, version, self.path), end
 
     def _listed_intra(self, start: int) -> tuple[int, int]:
         """Offset and number of the I frame that the index has for `start`, where it is there."""

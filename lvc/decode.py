@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .bundle import BundleNetworks
 from .container import Header, Reader
+from .display import UNSTATED, Display
 from .errors import UserError
 from .intra import create_pictures
 from .packets import DamageError
@@ -84,11 +85,12 @@ def decode_file(
         networks, intra = opener(header)
         left = None if reader.frames is None else reader.frames - given.start
         progress = Progress(min(filter(None, (left, given.frames)), default=None))
-        with open_sink(target, header.width, header.height, Fraction(*header.fps)) as sink:
+        size, rate = (header.width, header.height), Fraction(*header.fps)
+        with open_sink(target, *size, rate, header.display) as sink:
             try:
                 shown_frames = Player(reader, networks, intra).pictures(given.start)
                 for shown in islice(shown_frames, given.frames):
-                    sink.write(shown.picture)
+                    sink.write(shown.picture, shown.time)
                     progress.step(shown.bits, header.width * header.height)
             except DamageError:
                 if progress.frames:
@@ -112,10 +114,11 @@ def info(source: Path) -> str:
     with Reader(source) as reader:
         h = reader.header
         kinds: dict[str, list[int]] = {"I": [], "P": []}
-        damage = ""
+        damage, times = "", (0, 0)  # of the first frame and the last
         try:
             for packet in reader.packets():
                 kinds[packet.kind].append(packet.length)
+                times = (times[0] if packet.frame else packet.time or 0, packet.time or 0)
         except DamageError as error:
             damage = str(error)
     frames = sum(map(len, kinds.values()))
@@ -126,10 +129,15 @@ def info(source: Path) -> str:
         f"I frames: {intra}; every {h.intra_period} frames",
         f"picture:  {h.width}x{h.height}, {h.fps[0]}/{h.fps[1]} frames a second",
         f"frames:   {frames} ({len(kinds['I'])} I, {len(kinds['P'])} P)",
+        *_shown(h.display),
     ]
     if frames:
         bpp = 8 * total / frames / (h.width * h.height)
-        kilobits = 8 * total / frames * h.fps[0] / h.fps[1] / 1000
+        rate = Fraction(*h.fps)
+        if h.display.time_base and frames > 1:
+            rate = (frames - 1) / (Fraction(*h.display.time_base) * (times[1] - times[0]))
+            lines.append(f"length:   {float(frames / rate):.2f} s, each frame at its own time")
+        kilobits = float(8 * total / frames * rate / 1000)
         lines.append(f"rate:     {bpp:.4f} bits a pixel, {kilobits:.0f} kbit/s")
     if damage:
         lines.append(f"damaged:  {damage}")
@@ -138,15 +146,30 @@ def info(source: Path) -> str:
     return "\n".join(lines)
 
 
+def _shown(display: Display) -> list[str]:
+    """Lines of `info` about a display that is not plain."""
+    lines = []
+    if display.aspect != (1, 1):
+        lines.append(f"pixels:   {display.aspect[0]}:{display.aspect[1]}")
+    stated = {"primaries": display.primaries, "transfer": display.transfer}
+    stated |= {"matrix": display.matrix}
+    colours = [f"{name} {number}" for name, number in stated.items() if number != UNSTATED]
+    colours += ["full range"] * display.full_range
+    return lines + ([f"colours:  {', '.join(colours)}"] if colours else [])
+
+
 class Progress:
-    """One line on the terminal: frames, frames a second, bits a pixel, PSNR where it is known."""
+    """One line on the terminal: frames, frames a second, bits a pixel, PSNR where it is known.
+
+    `total` is what a file says of itself; it is not shown any more when there are more frames.
+    """
 
     def __init__(self, total: int | None) -> None:
         self.total, self.frames, self._bits, self._psnr = total, 0, 0.0, 0.0
         self._start = self._shown = time.monotonic()
 
     def step(self, bits: int, pixels: int, psnr: float | None = None) -> None:
-        """One frame more."""
+        """One frame more; `bits` of its whole packet, as `info` counts them."""
         self.frames += 1
         self._bits += bits / pixels
         self._psnr += psnr or 0.0
@@ -161,12 +184,11 @@ class Progress:
 
     def __str__(self) -> str:
         pace = self.frames / max(1e-9, time.monotonic() - self._start)
-        bar = ""
-        if self.total:
+        bar = of = ""
+        if self.total and self.frames <= self.total:
             done = 24 * self.frames // self.total
-            bar = f"[{'=' * done}{' ' * (24 - done)}] "
+            bar, of = f"[{'=' * done}{' ' * (24 - done)}] ", f"/{self.total}"
         quality = f"  {self._psnr / self.frames:.2f} dB" if self._psnr else ""
-        of = f"/{self.total}" if self.total else ""
         mean = self._bits / self.frames
         return f"{bar}{self.frames}{of} frames  {pace:.2f} fps  {mean:.4f} bpp{quality}"
 

@@ -17,7 +17,7 @@ _SPEEDS = (
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ConventionalEncoder:
     """One encoder: FFmpeg's names for it and its decoder, its presets, its largest QP.
 
     `presets`: from fast to slow; `usual` is the one that is meant where none is given.
@@ -32,10 +32,12 @@ class Encoder:
 
 
 ENCODERS = {
-    "hevc": Encoder("libx265", "hevc", "x265", _SPEEDS, "medium", 51),
-    "h264": Encoder("libx264", "h264", "x264", _SPEEDS, "medium", 51),
-    "lossless": Encoder("ffv1", "ffv1", "FFV1"),
-    "av1": Encoder("libsvtav1", "libdav1d", "SVT-AV1", tuple(map(str, range(10, -1, -1))), "4", 63),
+    "hevc": ConventionalEncoder("libx265", "hevc", "x265", _SPEEDS, "medium", 51),
+    "h264": ConventionalEncoder("libx264", "h264", "x264", _SPEEDS, "medium", 51),
+    "lossless": ConventionalEncoder("ffv1", "ffv1", "FFV1"),
+    "av1": ConventionalEncoder(
+        "libsvtav1", "libdav1d", "SVT-AV1", tuple(map(str, range(10, -1, -1))), "4", 63
+    ),
 }
 CLIP_CODECS = ("hevc", "h264", "av1")
 

@@ -17,6 +17,7 @@ Tensors = dict[str, np.ndarray]
 POSITION = "position"
 """P frames since the I frame, for programs whose graphs take turns."""
 LATENT_STRIDE, HYPER_STRIDE = 16, 64
+"""For a latent or hyper latent that no graph has as an input, and so does not state."""
 
 
 class Networks(Protocol):
@@ -37,6 +38,9 @@ class Networks(Protocol):
 
     def channels(self, name: str) -> int:
         """Channels of the latent or hyper latent `name`."""
+
+    def stride(self, name: str) -> int:
+        """The frame's sides over those of the latent or hyper latent `name`, at most 64."""
 
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         """One table a channel."""
@@ -91,15 +95,28 @@ class Frame:
         self.symbols: dict[str, np.ndarray] = {}
         self.predicted: dict[str, list[Predicted]] = {}
 
-    def grid(self, stride: int) -> tuple[int, int]:
-        """Rows and columns at 1/`stride` of the size."""
+    def grid(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a latent or hyper latent."""
+        stride = self.networks.stride(name)
         return self.size[0] // stride, self.size[1] // stride
 
     def with_nothing_before(self) -> Tensors:
         """The tensors; behind an I frame the latents of the frame before are zero."""
         if not self.behind_intra:
             return self.tensors
-        return _Zeros(self.tensors, self.networks, self.grid(LATENT_STRIDE))
+        return _Zeros(self.tensors, self)
+
+    def run(self, graph: str, inputs: Tensors) -> Tensors:
+        """A graph's outputs. A writer writes nothing that a reader would have to call damaged."""
+        made = self.networks.run(graph, inputs)
+        if self.analysis is not None:
+            for name, value in made.items():
+                if not np.isfinite(value).all():
+                    raise UserError(
+                        f"graph {graph} makes values that are no numbers ({name}): the codec's "
+                        "weights are damaged, its training diverged, or it cannot code this frame"
+                    )
+        return made
 
     def told(self, name: str) -> np.ndarray | None:
         """The encoder's own latent, rounded; None in a decoder."""
@@ -148,15 +165,16 @@ class Known(dict):
 class _Zeros(Known):
     """Tensors of a frame behind an I frame, where latents of the frame before are zero."""
 
-    def __init__(self, tensors: Tensors, networks: Networks, grid: tuple[int, int]) -> None:
+    def __init__(self, tensors: Tensors, frame: Frame) -> None:
         super().__init__(tensors)
-        self._networks, self._grid = networks, grid
+        self._frame = frame
 
     def __missing__(self, name: str) -> np.ndarray:
         if not name.startswith("previous_"):
             return super().__missing__(name)
-        channels = self._networks.channels(name.removeprefix("previous_"))
-        return np.zeros((1, channels, *self._grid), np.float32)
+        latent = name.removeprefix("previous_")
+        shape = (1, self._frame.networks.channels(latent), *self._frame.grid(latent))
+        return np.zeros(shape, np.float32)
 
 
 class _Tables(Sequence[Table]):

@@ -10,7 +10,7 @@ not marked cannot have crossed a border, and what is marked is told.
 
 import numpy as np
 
-from .coder import Reader, Writer
+from .coder import SymbolReader, SymbolWriter
 from .tables import LEVELS, OFFSETS, PER_OCTAVE, SHIFT, SMALLEST_SCALE
 
 MARGIN = 2.0**-13
@@ -18,7 +18,7 @@ MARGIN = 2.0**-13
 WIDEST_MARGIN = 2.0**-4
 LARGEST_MEAN = 2.0**20
 
-Coder = Writer | Reader
+Coder = SymbolWriter | SymbolReader
 
 
 def levels(coder: Coder, scale: np.ndarray, margin: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .fields import halves, quarters
-from .frame import LATENT_STRIDE, Frame, Known
+from .frame import Frame, Known
 from .indices import sixteenths
 from .steps import StepKind, latent_of, need
 from .tables import OFFSETS
@@ -39,9 +39,9 @@ class Latent(StepKind):
         return [f"{self.name}_{part}" for part in names]
 
     def note(self, wiring: "Wiring") -> None:
-        channels = wiring.latent_channels(self.latent())
+        shape = wiring.latent_shape(self.latent())
         for name in (self.latent(), *self.parts(self.finds), *self.parts(self.yields)):
-            wiring.note(name, channels, LATENT_STRIDE)
+            wiring.note(name, shape.channels, shape.stride)
 
     def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
         need(self.parts(self.finds), known)
@@ -73,7 +73,7 @@ class Waves(Latent):
 
     def carry_out(self, frame: Frame) -> None:
         networks, name = frame.networks, self.latent()
-        grid = frame.grid(LATENT_STRIDE)
+        grid = frame.grid(name)
         known = {
             key: np.ascontiguousarray(value[0].transpose(1, 2, 0))
             for key, value in frame.tensors.items()
@@ -87,7 +87,7 @@ class Waves(Latent):
         for rows, columns in waves(*grid):
             given = {key: value[rows, columns, :, None, None] for key, value in known.items()}
             given[f"{name}_patch"] = patches[:, rows, columns].swapaxes(0, 1)
-            made = networks.run(self.step.graph, given)
+            made = frame.run(self.step.graph, given)
             mean, scale = (made[part][..., 0, 0].T for part in self.parts(self.yields))
             found = sixteenths(frame.coder, mean.ravel(), networks.margin).reshape(mean.shape)
             mean = (found / OFFSETS).astype(np.float32)
@@ -99,8 +99,9 @@ class Waves(Latent):
 
     def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
         graph = wiring.graph(self.step.graph, positions=True)
-        at_latents = {name for name in known if wiring.at_latents(name)}
-        need(graph["inputs"], at_latents | {f"{self.latent()}_patch"})
+        stride = wiring.stride(self.latent())
+        beside = {name for name in known if wiring.stride(name) == stride}
+        need(graph["inputs"], beside | {f"{self.latent()}_patch"})
         self._yielded(graph)
         return super().made(wiring, known, behind_intra)
 
@@ -140,7 +141,7 @@ class Stepwise(Latent):
             if number:
                 graph, expected = next(later)
                 known = Known(frame.tensors, **{f"{self.name}_{self.known}": decoded})
-                made = frame.networks.run(graph, known)
+                made = frame.run(graph, known)
                 mean, scale = (made[part] for part in expected)
             told = None if scaled is None else np.rint(scaled[now] - mean[now])
             symbols[now] = frame.relative(name, told, scale[now], self.step.distribution)
@@ -150,10 +151,10 @@ class Stepwise(Latent):
 
     def note(self, wiring: "Wiring") -> None:
         super().note(wiring)
-        channels = wiring.latent_channels(self.latent())
+        shape = wiring.latent_shape(self.latent())
         made = [name for _, names in self._expectations() for name in names]
         for name in (f"{self.name}_{self.known}", *made):
-            wiring.note(name, channels, LATENT_STRIDE)
+            wiring.note(name, shape.channels, shape.stride)
 
     def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
         made = super().made(wiring, known, behind_intra)

@@ -16,15 +16,17 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from .display import in_time
 from .errors import UserError
 
 HEAD = struct.Struct("<BBII")  # kind, flags, frame, bytes of the payload
 CRC = struct.Struct("<I")
 ENTRY = struct.Struct("<IQ")  # of the index: number and offset of an I frame
-HAS_DIGEST, HAS_RATE = 1, 2
+HAS_DIGEST, HAS_RATE, HAS_TIME = 1, 2, 4
 
 _RATE = struct.Struct("<f")
 _HASH = struct.Struct("<Q")
+_TIME = struct.Struct("<Q")
 _ENTRIES = np.dtype([("frame", "<u4"), ("offset", "<u8")])  # many of ENTRY
 _TRAILER = struct.Struct("<Q8s")  # offset of the index, magic; a CRC-32C follows
 
@@ -32,6 +34,8 @@ _TRAILER = struct.Struct("<Q8s")  # offset of the index, magic; a CRC-32C follow
 @dataclass(frozen=True)
 class Packet:
     """One coded frame: `kind` is "I" or "P", `offset` the byte in the file where it begins.
+
+    `time`: when it is shown, in ticks of the header's time base, where it has one.
 
     The index is a packet as well, of kind "X": its `frame` is the number of frames before it.
     """
@@ -42,11 +46,13 @@ class Packet:
     rate: float | None
     digest: int | None
     offset: int
+    time: int | None = None
 
     @property
     def length(self) -> int:
         """Bytes of the whole packet in the file."""
         extra = _RATE.size * (self.rate is not None) + _HASH.size * (self.digest is not None)
+        extra += _TIME.size * (self.time is not None)
         return HEAD.size + extra + len(self.payload) + CRC.size
 
 
@@ -86,13 +92,16 @@ def packed(
     payload: bytes | bytearray,
     rate: float | None = None,
     digest: int | None = None,
+    time: int | None = None,
 ) -> bytes:
     """A packet as it stands in a file."""
     flags = HAS_DIGEST * (digest is not None) | HAS_RATE * (rate is not None)
+    flags |= HAS_TIME * (time is not None)
     return sealed(
         HEAD.pack(ord(kind), flags, frame, len(payload)),
         b"" if rate is None else _RATE.pack(rate),
         b"" if digest is None else _HASH.pack(digest),
+        b"" if time is None else _TIME.pack(time),
         payload,
     )
 
@@ -103,10 +112,14 @@ def trailer(offset: int) -> bytes:
 
 
 class PacketFile:
-    """A file that is open for reading, `size` bytes long; raises UserError where it is none."""
+    """A file that is open for reading, `size` bytes long; raises UserError where it is none.
+
+    `time_base`: that of its header, which says whether its frames have times.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.time_base: tuple[int, int] | None = None
         with naming(path):
             mode = os.stat(path).st_mode
             if not stat.S_ISREG(mode):  # opening a pipe would wait for its other end
@@ -138,10 +151,11 @@ class PacketFile:
             problem = f"truncated, {left} of the {HEAD.size} bytes of its head are left"
             raise DamageError(self.path, frame, offset, problem)
         head = self.read(offset, HEAD.size)
-        if problem := _wrong(head, frame):
+        if problem := _wrong(head, frame, self.time_base is not None):
             raise DamageError(self.path, frame, offset, problem)
         code, flags, _, length = HEAD.unpack(head)
         extra = _RATE.size * bool(flags & HAS_RATE) + _HASH.size * bool(flags & HAS_DIGEST)
+        extra += _TIME.size * bool(flags & HAS_TIME)
         begin = offset + HEAD.size + extra
         end = begin + length + CRC.size
         if end > self.size:
@@ -152,11 +166,16 @@ class PacketFile:
         crc = google_crc32c.extend(google_crc32c.value(head + fields), payload)
         if CRC.pack(crc) != self.read(end - CRC.size, CRC.size):
             raise DamageError(self.path, frame, offset, "CRC mismatch")
-        rate = _RATE.unpack(fields[: _RATE.size])[0] if flags & HAS_RATE else None
+        found, place = [], 0
+        for flag, kind in ((HAS_RATE, _RATE), (HAS_DIGEST, _HASH), (HAS_TIME, _TIME)):
+            found.append(kind.unpack_from(fields, place)[0] if flags & flag else None)
+            place += kind.size * bool(flags & flag)
+        rate, digest, time = found
         if rate is not None and not math.isfinite(rate):
             raise DamageError(self.path, frame, offset, f"its rate is {rate}")
-        digest = _HASH.unpack(fields[-_HASH.size :])[0] if flags & HAS_DIGEST else None
-        return Packet(chr(code), frame, payload, rate, digest, offset), end
+        if self.time_base is not None and time is not None and not in_time(time, self.time_base):
+            raise DamageError(self.path, frame, offset, f"its time {time} is 68 years away")
+        return Packet(chr(code), frame, payload, rate, digest, offset, time), end
 
     def find_index(self, first: int) -> tuple[int | None, np.ndarray]:
         """The number of frames and the I frames (`frame`, `offset`) by the index at the end.
@@ -205,16 +224,18 @@ class PacketFile:
         return entries
 
 
-def _wrong(head: bytes, frame: int) -> str:
+def _wrong(head: bytes, frame: int, timed: bool) -> str:
     """Why `head` is not that of packet `frame`; nothing where it can be."""
     code, flags, number, _ = HEAD.unpack(head)
     kind = chr(code)
     if kind not in "IPX":
         return f"unknown kind 0x{code:02x}"
-    if flags & ~(HAS_DIGEST | HAS_RATE) or (kind == "X" and flags):
+    if flags & ~(HAS_DIGEST | HAS_RATE | HAS_TIME * timed) or (kind == "X" and flags):
         return f"unknown flags 0x{flags:02x}"
     if number != frame and kind == "X":
         return f"the index counts {number} frames, not {frame}"
     if number != frame:
         return f"frame number {number} out of order, not {frame}"
+    if timed and kind != "X" and not flags & HAS_TIME:
+        return "it has no time, though the header promises one"
     return "frame 0 is not an I frame" if kind == "P" and frame == 0 else ""

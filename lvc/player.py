@@ -23,12 +23,16 @@ MOST_PIXELS = 4096 * 2304
 
 @dataclass(frozen=True)
 class Shown:
-    """A decoded frame: its number, uint8 RGB (3, H, W), and the bits of its whole packet."""
+    """A decoded frame: its number, uint8 RGB (3, H, W), and the bits of its whole packet.
+
+    `time`: when it is shown, in ticks of the header's time base, where it has one.
+    """
 
     number: int
     kind: str
     picture: np.ndarray
     bits: int
+    time: int | None = None
 
 
 class IntraDecoder(Protocol):
@@ -90,7 +94,7 @@ class Player:
                 raise self._damage(packet, self._mismatch(packet))
             if packet.frame >= start:
                 bits = 8 * packet.length
-                yield Shown(packet.frame, packet.kind, as_picture(picture), bits)
+                yield Shown(packet.frame, packet.kind, as_picture(picture), bits, packet.time)
 
     def _decode(self, packet: Packet, height: int, width: int) -> tuple[np.ndarray, int]:
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .coder import PayloadError, Reader
+from .coder import PayloadError, SymbolReader
 from .frame import POSITION, Analysis, Frame, Networks, Predicted, Tensors
 from .indices import Coder
 from .kinds import kept_by, kind_of, takes_turns
@@ -80,7 +80,7 @@ def decompress(
     rate: float | None = None,
 ) -> CodedTensors:
     """The frame that a payload holds, as `code_frame`; PayloadError where it is damaged."""
-    reader = Reader(payload)
+    reader = SymbolReader(payload)
     coded = code_frame(networks, reader, before, size, rate)
     reader.finish()
     if not np.isfinite(coded.following["reference"]).all():

@@ -148,7 +148,7 @@ class Run(StepKind):
     def carry_out(self, frame: Frame) -> None:
         candidates = self._candidates(frame.behind_intra)
         graph = candidates[frame.position % len(candidates)]
-        frame.tensors.update(frame.networks.run(graph, frame.with_nothing_before()))
+        frame.tensors.update(frame.run(graph, frame.with_nothing_before()))
 
     def _candidates(self, behind_intra: bool) -> Sequence[str]:
         """The graphs that take turns, by the number of P frames since the I frame; mostly one."""
@@ -175,11 +175,7 @@ class Run(StepKind):
         self, graph: Mapping, wiring: "Wiring", known: set[str], behind_intra: bool
     ) -> set[str]:
         # Behind an I frame the latents of the frame before are zero.
-        zero = {
-            name
-            for name in graph["inputs"]
-            if behind_intra and name.startswith("previous_") and wiring.at_latents(name)
-        }
+        zero = {name for name in graph["inputs"] if behind_intra and wiring.is_latent_before(name)}
         need(graph["inputs"], known | zero)
         return set(graph["outputs"])
 
@@ -194,7 +190,7 @@ class Hyper(StepKind):
             frame.sought[latent_of(self.name)] = latent
             frame.sought[name] = hyper
         tables = frame.networks.hyper_tables(self.name)
-        shape = (1, len(tables), *frame.grid(HYPER_STRIDE))
+        shape = (1, len(tables), *frame.grid(name))
         which = np.repeat(np.arange(len(tables)), shape[2] * shape[3])
         told = frame.told(name)
         told = None if told is None else told.ravel()
@@ -203,7 +199,7 @@ class Hyper(StepKind):
     def note(self, wiring: "Wiring") -> None:
         name = f"{self.name}_hyper"
         channels = wiring.told("hyper", "tables", self.name, name, wiring.tables)
-        wiring.note(name, channels, HYPER_STRIDE)
+        wiring.note(name, channels, wiring.stride(name) or HYPER_STRIDE)
 
     def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
         return {f"{self.name}_hyper"}

@@ -4,42 +4,36 @@ Pictures are uint8 RGB (3, H, W). Colours follow `lvc.anchor`, so that what a co
 what it is judged by went through the same conversion.
 """
 
+import logging
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, count
 from pathlib import Path
 
 import av
-import av.logging
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import ColorRange, Colorspace
 
-from .anchor import decode, frame_to_picture
+from .anchor import decode
+from .complaints import complaints
+from .display import PLAIN, Display
 from .encoders import video_context
 from .errors import UserError
 from .sink import Sink, checked_rate, open_sink
+from .stated import display_of, picture_of, turn_of
+from .timing import FALLBACK_FPS, Timing, stated_rate, timing_of
 
 __all__ = ["Sink", "Source", "open_sink", "open_source"]
 
 PICTURES = {".png": "png", ".jpg": "mjpeg", ".jpeg": "mjpeg"}
-FALLBACK_FPS = Fraction(30)
 
-# What files state (AVCOL_SPC) and what swscale calls it.
-_STATED = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-}
-_STATES_NONE = (0, 2, 3)  # RGB, unspecified, reserved
-# FFmpeg shows these pictures all the same, and tells of it nowhere but in its log.
-_SIGNS_OF_DAMAGE = ("CRC mismatch", "File ended prematurely")
+log = logging.getLogger("lvc")
+
+
+Timed = tuple[np.ndarray, int | None]
 
 
 @dataclass(frozen=True)
@@ -47,14 +41,15 @@ class Source:
     """A video that is open for reading, to be iterated once; see `open_source`.
 
     `frames` is how many pictures the file claims to hold, where it does: a hint for a progress
-    bar and no more. Leaving the context closes the file.
+    bar and no more. `display`: how they are to be shown. Leaving the context closes the file.
     """
 
     width: int
     height: int
     fps: Fraction
     frames: int | None
-    _pictures: Iterator[np.ndarray]
+    display: Display
+    _pictures: Iterator[Timed]
     _open: ExitStack
 
     def __enter__(self) -> "Source":
@@ -65,6 +60,13 @@ class Source:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Uint8 RGB pictures (3, height, width); damage on the way raises UserError."""
+        return (picture for picture, _ in self._pictures)
+
+    def timed(self) -> Iterator[Timed]:
+        """The same pictures, each with its time where the display has a time base.
+
+        Times are ticks from that of the first picture on, and rise.
+        """
         return self._pictures
 
 
@@ -77,9 +79,8 @@ def open_source(
     ".yuv" file holds 8-bit 4:2:0 pictures of `size`, (width, height); elsewhere a size that is
     given has to be the video's own. `fps` overrides the file's rate; 30 where none is stated.
 
-    Colours are converted by the matrix, range and chroma position that the file states; BT.709 in
-    limited range where it states none. Grey videos are always read in full range. Transparency
-    and marks for rotation are ignored.
+    Pictures are shown upright and in the file's own colours, by the rules of `lvc.stated`; at times
+    of their own where the file has no constant rate. Transparency is ignored.
 
     Raises UserError, here or while iterating, where this is no video, holds no picture or pictures
     of several sizes, or where the decoder notices damage (lossy formats without checksums may hide
@@ -87,34 +88,42 @@ def open_source(
     """
     path = Path(path)
     with ExitStack() as stack:
-        if path.is_dir():
-            stated, frames, pictures = _read_folder(path)
-        else:
-            container = stack.enter_context(_opened(path, size))
-            stated, frames, pictures = _read_file(path, container)
+        reading = _folder(path) if path.is_dir() else _file(path, size, stack)
+        pictures = reading.pictures if fps is None else ((p, None) for p, _ in reading.pictures)
         first = next(pictures, None)
         if first is None:
             raise UserError(f"{path} holds no picture")
-        height, width = first.shape[1:]
+        height, width = first[0].shape[1:]
         if size is not None and tuple(size) != (width, height):
             raise UserError(f"{path} is {width}x{height}, not {size[0]}x{size[1]} as asked for")
-        rate = stated if fps is None else checked_rate(fps)
-        return Source(width, height, rate, frames, chain([first], pictures), stack.pop_all())
+        rate, display = reading.fps, reading.display
+        if fps is not None:
+            rate, display = checked_rate(fps), replace(display, time_base=None)
+        every = chain([first], pictures)
+        return Source(width, height, rate, reading.frames, display, every, stack.pop_all())
 
 
-Reading = tuple[Fraction, int | None, Iterator[np.ndarray]]  # frame rate, hint of length, pictures
+@dataclass(frozen=True)
+class _Reading:
+    fps: Fraction
+    frames: int | None
+    display: Display
+    pictures: Iterator[Timed]
 
 
-def _read_folder(folder: Path) -> Reading:
-    files = [
-        file
+def _folder(folder: Path) -> _Reading:
+    # Names alone: there may be many, and a path takes ten times the memory.
+    names = [
+        file.name
         for file in folder.iterdir()
         if file.suffix.lower() in PICTURES and not file.name.startswith(".")
     ]
-    if not files:
+    if not names:
         raise UserError(f"{folder} holds no picture: expected files such as 00000.png or 1.jpg")
-    files.sort(key=lambda file: (_natural(file.stem), file.name))
-    return FALLBACK_FPS, len(files), _of_one_size((file, _read_picture(file)) for file in files)
+    names.sort(key=lambda name: (_natural(Path(name).stem), name))
+    files = (folder / name for name in names)
+    pictures = _of_one_size((file, _read_picture(file), None) for file in files)
+    return _Reading(FALLBACK_FPS, len(names), PLAIN, pictures)
 
 
 def _natural(name: str) -> list[str | int]:
@@ -150,18 +159,65 @@ def _opened(path: Path, size: tuple[int, int] | None) -> InputContainer:
         raise UserError(f"{path} is not a readable video ({error.strerror})") from error
 
 
-def _read_file(path: Path, container: InputContainer) -> Reading:
+def _file(path: Path, size: tuple[int, int] | None, stack: ExitStack) -> _Reading:
+    timing = _timing(path, size)
+    container = stack.enter_context(_opened(path, size))
+    stream = _stream(path, container)
+    stream.codec_context.options = {"err_detect": "crccheck+explode"}
+    stream.codec_context.thread_count = 1  # so that the decoder complains in this thread
+    frames = _frames(path, container, stream)
+    first = next(frames, None)
+    if first is None:
+        raise UserError(f"{path} holds no picture")
+    if degrees := turn_of(first).degrees:
+        log.warning("%s: is not turned by %.0f degrees, only quarter turns are", path, degrees)
+    display = display_of(stream, first, timing)
+    kept_time = _times(path, timing)
+    pictures = (
+        (f"picture {n} of {path}", _to_picture(frame, path), kept_time(frame.pts))
+        for n, frame in enumerate(chain([first], frames))
+    )
+    return _Reading(timing.fps, timing.frames or None, display, _of_one_size(pictures))
+
+
+def _stream(path: Path, container: InputContainer) -> av.VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
         raise UserError(f"{path} holds no video that can be decoded here")
-    stream.codec_context.options = {"err_detect": "crccheck+explode"}
-    stream.codec_context.thread_count = 1  # so that the decoder complains in this thread
-    stated = stream.average_rate
-    fps = Fraction(stated) if stated else FALLBACK_FPS
-    length = stream.frames or round((container.duration or 0) * fps / av.time_base)
-    numbered = enumerate(_frames(path, container, stream))
-    pictures = ((f"picture {n} of {path}", _to_picture(frame, path)) for n, frame in numbered)
-    return fps, length or None, _of_one_size(pictures)
+    return stream
+
+
+def _timing(path: Path, size: tuple[int, int] | None) -> Timing:
+    """By a pass of its own over the packets, since a header is written before the first frame."""
+    with _opened(path, size) as container:
+        stream = _stream(path, container)
+        try:
+            return timing_of(container, stream)
+        except av.FFmpegError:  # met again, and told, where the frames are decoded
+            rate = stated_rate(stream)
+            return Timing(rate, 0, None, 1 / rate, True)
+
+
+def _times(path: Path, timing: Timing) -> Callable[[int | None], int | None]:
+    """From a frame's own time to what is kept of it."""
+    before: list[int] = []
+    usual = max(1, round(1 / (timing.fps * timing.time_base)))
+
+    def kept(time: int | None) -> int | None:
+        if timing.constant or timing.times is None:
+            return None
+        ticks = None if time is None else time - int(timing.times[0])
+        if not before:
+            before.append(max(0, ticks or 0))
+            return before[0]
+        if ticks is None or ticks <= before[0]:
+            # The packets had times that rise; what the decoder makes of a damaged one has not.
+            log.warning("%s: a picture has no time behind the one before it: made up", path)
+            ticks = before[0] + usual
+        before[0] = ticks
+        return ticks
+
+    return kept
 
 
 def _frames(
@@ -171,13 +227,12 @@ def _frames(
     for number in count():
         where = f"{path} is damaged at picture {number}"
         try:
-            with _complaints() as complaints:
+            with complaints() as heard:
                 frame = next(frames, None)
         except av.FFmpegError as error:
             raise UserError(f"{where} ({error.strerror})") from error
-        for *_, said in complaints:
-            if any(sign in said for sign in _SIGNS_OF_DAMAGE):
-                raise UserError(f"{where} ({said.strip()})")
+        if heard.damage:
+            raise UserError(f"{where} ({heard.damage})")
         if frame is None:
             return
         if frame.is_corrupt:
@@ -200,32 +255,18 @@ def _decoded(
         raise UserError(f"{path} is cut off: the last picture is not whole")
 
 
-@contextmanager
-def _complaints() -> Iterator[list[tuple[int, str, str]]]:
-    """FFmpeg's error messages of this thread, each of them however often it comes."""
-    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
-    av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)
-    try:
-        with av.logging.Capture() as messages:
-            yield messages
-    finally:
-        av.logging.set_skip_repeated(skips)
-        av.logging.set_level(level)
-
-
 def _to_picture(frame: av.VideoFrame, path: Path) -> np.ndarray:
-    stated = int(frame.colorspace)
-    matrix = Colorspace.ITU709 if stated in _STATES_NONE else _STATED.get(stated)
-    if matrix is None:
-        raise UserError(f"{path} has a colour matrix (number {stated}) that cannot be converted")
-    full = frame.color_range == ColorRange.JPEG
-    return frame_to_picture(frame, matrix, ColorRange.JPEG if full else ColorRange.MPEG)
+    try:
+        return picture_of(frame)
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
 
 
-def _of_one_size(pictures: Iterator[tuple[object, np.ndarray]]) -> Iterator[np.ndarray]:
+def _of_one_size(
+    pictures: Iterator[tuple[object, np.ndarray, int | None]],
+) -> Iterator[Timed]:
     first = None
-    for name, picture in pictures:
+    for name, picture, time in pictures:
         height, width = picture.shape[1:]
         first = first or (width, height)
         if (width, height) != first:
@@ -233,4 +274,4 @@ def _of_one_size(pictures: Iterator[tuple[object, np.ndarray]]) -> Iterator[np.n
                 f"{name} is {width}x{height}, those before it {first[0]}x{first[1]}: "
                 "all pictures of a video have to be of one size"
             )
-        yield picture
+        yield picture, time

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .frame import LATENT_STRIDE
 from .kinds import kept_by, kind_of
 from .rules import within
-from .steps import Step
+from .steps import Step, latent_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Wiring:
         self.note("reference", 3, 1)
         for name, graph in self.graphs.items():
             with within(f"graph {name}"):
-                self._note_inputs(graph)
+                self._note_inputs(name, graph)
         for number, step in enumerate(self.steps):
             with within(_where(number, step)):
                 kind_of(step).note(self)
@@ -73,21 +73,31 @@ class Wiring:
         if (known := self.shapes.setdefault(name, shape)) != shape:
             raise ValueError(f"{name} has {shape} here and {known} elsewhere")
 
-    def _note_inputs(self, graph: Mapping) -> None:
+    def _note_inputs(self, graph_name: str, graph: Mapping) -> None:
         if not graph.get("positions") and not any(i["stride"] for i in graph["inputs"].values()):
             raise ValueError("no input has the frame's size")
         for name, given in graph["inputs"].items():
-            shape = given["channels"], given.get("stride", LATENT_STRIDE)
+            # 0 is a stride as well.
+            stated = given.get("stride")
+            stride = self._stride_of_positions(graph_name) if stated is None else stated
+            shape = given["channels"], stride
             name = tensor_of(graph, name)
             self.note(name, *shape)
             if name.startswith("previous_"):
                 self.note(name.removeprefix("previous_"), *shape)
 
-    def latent_channels(self, latent: str) -> int:
-        """Channels of a latent that some graph reads; ValueError where none does."""
+    def _stride_of_positions(self, graph_name: str) -> int:
+        """A graph of positions states none: it is that of the latent which is read by it."""
+        read = [latent_of(step.name) for step in self.steps if step.graph == graph_name]
+        inputs = [graph["inputs"] for graph in self.graphs.values() if not graph.get("positions")]
+        stated = [given[name]["stride"] for name in read for given in inputs if name in given]
+        return stated[0] if stated else LATENT_STRIDE
+
+    def latent_shape(self, latent: str) -> Shape:
+        """That of a latent which some graph reads; ValueError where none does."""
         if latent not in self.shapes:
             raise ValueError(f"no graph has {latent} as an input")
-        return self.shapes[latent].channels
+        return self.shapes[latent]
 
     def told(self, key: str, what: str, stream: str, name: str, given: Mapping[str, int]) -> int:
         """The number of channels of `name` that entropy.json has tables or factors of."""
@@ -100,9 +110,15 @@ class Wiring:
             )
         return found
 
-    def at_latents(self, name: str) -> bool:
-        """Whether a tensor has the latents' rows and columns."""
-        return name in self.shapes and self.shapes[name].stride == LATENT_STRIDE
+    def stride(self, name: str) -> int | None:
+        """The stride of a tensor, where it is known."""
+        return self.shapes[name].stride if name in self.shapes else None
+
+    def is_latent_before(self, name: str) -> bool:
+        """Whether it is a latent of the frame before, which behind an I frame is zero."""
+        read = {latent_of(step.name) for step in self.steps if step.kind not in ("first", "run")}
+        latent = name.removeprefix("previous_")
+        return latent != name and (latent in read or self.stride(name) == LATENT_STRIDE)
 
     # ------------------------------------------------------------------ the flow
 

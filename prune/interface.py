@@ -47,6 +47,7 @@ from prune.training.phases import Phase
 from prune.training.settings import TrainerSettings, device_of
 from prune.training.trainer import Trainer
 from vcodecs import Stage, VideoCodec
+from vcodecs.finite import check_finite
 from vcodecs.intra import create_intra
 
 Data = Source | SourceSpec | str | Path | Sequence[Any]
@@ -74,6 +75,7 @@ def plan(
     settings = _section(PruneSection, budget=budget, align=align, floor=floor, method=method)
     refuse_old_hooks(codec)
     codec = _as_codec(copy.deepcopy(codec), example).cpu().eval()
+    check_finite(codec, codec.state_dict(), f"codec {codec.name}")
     channels = find_groups(codec)
     if not channels.groups:
         raise UserError(f"codec {codec.name}: no channel of its decoder can be removed")

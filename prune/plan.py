@@ -12,10 +12,10 @@ from rich.console import Console
 
 from prune import make_callable
 from prune.cli import main, recipe_parser
-from prune.pipeline.check import check
 from prune.pipeline.job import Job
 from prune.pipeline.plan import make_plan
 from prune.pipeline.plan_tables import WIDTH, tables
+from prune.pipeline.tried import try_out
 from prune.progress import console, warn
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import Recipe
@@ -30,7 +30,7 @@ def command() -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="also try what a run needs at its end: export, onnxruntime, real bits, files",
+        help="also try what a run needs at its end: export, real bits, saving and loading",
     )
     arguments = parser.parse_intermixed_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
@@ -38,9 +38,10 @@ def command() -> None:
     plan = make_plan(job)
     for warning in job.warnings:
         warn(warning)
-    held = check(job) if arguments.check else ""
     if arguments.json:
         console.print(json.dumps(asdict(plan), indent=2))
+        if arguments.check:
+            try_out(job)
         return
     # A file or a pipe has no width of its own.
     shown = Console(width=None if console.is_terminal else WIDTH, highlight=False)
@@ -51,8 +52,8 @@ def command() -> None:
         f"For prune.budget {section.budget:g} and prune.align {section.align}, chosen by the "
         "magnitude of the dense weights."
     )
-    if held:
-        console.print(f"Checked: {held}.")
+    if arguments.check:
+        console.print(f"Tried: {try_out(job)}.")
 
 
 if __name__ == "__main__":

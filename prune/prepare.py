@@ -6,14 +6,14 @@ from pathlib import Path
 
 from prune.cli import main
 from prune.data import open_source
-from prune.data.packed import is_packed, pack
+from prune.data.packed import is_begun, is_packed, pack
 from prune.progress import Progress, console, warn
 from vcodecs import UserError
 
 
 def prepare(source: str, folder: Path, most_frames: int | None, processes: int) -> None:
     """Pack `source` into `folder`; UserError where that is something else's."""
-    if folder.exists() and any(folder.iterdir()) and not is_packed(folder):
+    if folder.exists() and any(folder.iterdir()) and not (is_packed(folder) or is_begun(folder)):
         raise UserError(f"{folder}: holds other files; name an empty folder or a new one")
     opened = open_source(source)
     with Progress("preparing", len(opened)) as progress:

@@ -14,10 +14,15 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-LINE_EVERY_SECONDS = 15.0
+from prune.launch import launched_rank
 
-# Names of files and clips are printed as they are, whatever brackets and colons they hold.
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+LINE_EVERY_SECONDS = 60.0
+
+# Of several processes the first one tells. Names of files and clips are printed as they
+# are, whatever brackets and colons they hold.
+console = Console(
+    highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=launched_rank() > 0
+)
 notices = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
 """Errors and warnings go to standard error: standard output may be read by a program."""
 
@@ -25,13 +30,21 @@ notices = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, st
 def notice(kind: str, text: str, style: str) -> None:
     """`kind` in `style`, then `text`, in one line on standard error."""
     line = " ".join(text.splitlines())
+    if launched_rank():
+        line = f"(process {launched_rank()}) {line}"
     # An argument that is no valid text holds surrogates, which no stream takes.
     line = line.encode("utf-8", "backslashreplace").decode()
     notices.print(Text.assemble((kind, style), " ", line))
 
 
+def be_quiet() -> None:
+    """From now on only warnings and errors are told."""
+    console.quiet = True
+
+
 def warn(text: str) -> None:
-    notice("warning", text, "yellow")
+    if not launched_rank():
+        notice("warning", text, "yellow")
 
 
 class Progress:

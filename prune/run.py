@@ -2,61 +2,85 @@
 
     teacher -> sparse training -> shrink -> fine-tune -> evaluate -> export -> measure -> report
 
-Every step leaves its result in the run's folder and is skipped when it is there already; the same
-command after a crash goes on where it stopped.
+What export and coding need of the codec is tried before anything is trained. Every step leaves its
+result in the run's folder and is skipped when it is there already; the same command after a crash
+goes on where it stopped.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from prune import make_callable
-from prune.cli import main, recipe_parser
+from prune.cli import main, quiet_option, recipe_parser
+from prune.ownership import owned
 from prune.pipeline import work as pipeline
 from prune.pipeline.assemble import assemble, pictures
 from prune.pipeline.job import Job
-from prune.pipeline.steps import Steps
-from prune.progress import console, warn
+from prune.pipeline.steps import RECORD, Steps
+from prune.pipeline.tried import try_out
+from prune.progress import be_quiet, console, warn
 from prune.recipe.reading import load_recipe
-from prune.recipe.schema import Recipe
+from prune.recipe.schema import HOW, Recipe
 from prune.report import Report
 from prune.report.render import write_report
 from prune.report.summary import headline
+from prune.training.processes import Processes, join
 
 
-def run(recipe: Recipe, base: str | Path = ".") -> Report:
+def run(recipe: Recipe, base: str | Path = ".") -> Report | None:
     """Carry a recipe out; returns its report, which is also in the folder `recipe.output`.
 
     `base` is where relative paths of the recipe are looked for, after the working directory.
-    UserError for what the user can put right.
+    Under a launcher (`accelerate launch`, `torchrun`) all processes train and evaluate together;
+    those but the first are done when there is only exporting, timing and reporting left, and
+    return None. UserError for what the user can put right.
     """
-    job = Job(recipe, Path(base))
-    recipe = job.recipe
+    job = Job(recipe, Path(base), join(recipe.train.device))
     job.check()
+    with owned(job.recipe.output) if job.processes.first else nullcontext():
+        return _run(job)
+
+
+def _run(job: Job) -> Report | None:
+    recipe = job.recipe
     for warning in job.warnings:
         warn(warning)
-    step = Steps(recipe.output)
+    if job.processes.first and not (recipe.output / "sparse" / RECORD).exists():
+        console.print(f"tried: {try_out(job)}")
+    step = Steps(recipe.output, job.processes)
 
     def dump(*names: str) -> list[dict]:
-        # How often the state is saved changes no result.
         sections = [getattr(recipe, name) for name in names]
-        return [section.model_dump(exclude={"checkpoint_seconds"}) for section in sections]
+        return [section.model_dump(exclude=set(HOW)) for section in sections]
 
     step("teacher", job.codec_inputs(), lambda f: pipeline.save_teacher(job, f))
-    # The dense codec is exported, coded and decoded first: what fails then fails before training.
-    graphs = [dump("export"), recipe.evaluate.intra]
-    dense = step("onnx_dense", graphs, lambda f: pipeline.export(job, job.teacher, f), "teacher")
     sparse = step(
         "sparse",
         [dump("prune", "distill", "train"), job.training_inputs(), job.measuring_size()],
         lambda f: pipeline.sparsify(job, f),
-        "teacher",
+        together=True,
     )
     shrunk = step("shrink", None, lambda f: pipeline.shrink(job, sparse, f))
-    final = step("finetune", dump("finetune"), lambda f: pipeline.finetune(job, sparse, shrunk, f))
-    quality = step(
-        "evaluate", job.evaluation_inputs(), lambda f: pipeline.measure_quality(job, final, f)
+    final = step(
+        "finetune",
+        dump("finetune"),
+        lambda f: pipeline.finetune(job, sparse, shrunk, f),
+        together=True,
     )
+    quality = step(
+        "evaluate",
+        job.evaluation_inputs(),
+        lambda f: pipeline.measure_quality(job, final, f),
+        together=True,
+    )
+    job.processes.leave()
+    if not job.processes.first:
+        return None
+    step.processes = Processes()
     small = job.load(final / pipeline.WEIGHTS)
+    graphs = [dump("export"), recipe.evaluate.intra]
     bundle = step("onnx", graphs, lambda f: pipeline.export(job, small, f), "finetune")
+    dense = step("onnx_dense", graphs, lambda f: pipeline.export(job, job.teacher, f), "teacher")
     bundles = {"dense": dense, "sparse": bundle}
     speed = step(
         "measure",
@@ -77,7 +101,10 @@ def command() -> None:
         prog="python -m prune.run",
         description="Compress a video codec's decoder and report what that brought.",
     )
-    arguments = parser.parse_args()
+    quiet_option(parser)
+    arguments = parser.parse_intermixed_args()
+    if arguments.quiet:
+        be_quiet()
     recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
     run(recipe, Path(arguments.recipe).parent)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import torch
 
 import vcodecs
 from lvc.files import atomic_write
-from prune.cli import main, recipe_parser
+from prune.cli import main, quiet_option, recipe_parser
 from prune.data import check_sources, open_source
 from prune.data.held_back import held_back
+from prune.ownership import owned
 from prune.pipeline.training import phases_of, settings_of
-from prune.progress import console
+from prune.progress import be_quiet, console
 from prune.recipe.reading import load_recipe
-from prune.recipe.schema import TeacherRecipe
-from prune.training.settings import STATE
+from prune.recipe.schema import HOW, TeacherRecipe
+from prune.training.processes import Processes, join
+from prune.training.saved_state import SavedStates, state_files
 from prune.training.trainer import Trainer
 from prune.training.validation import Validation
 from vcodecs import UserError, checkpoints
@@ -34,17 +37,27 @@ def train(
     folder holds the unfinished training of another recipe: hours of work are neither mixed with
     something else nor thrown away.
     """
-    base = Path(base)
+    processes = join(recipe.train.device)
+    with owned(recipe.output) if processes.first else nullcontext():
+        return _train(recipe, Path(base), go_on, minutes, processes)
+
+
+def _train(
+    recipe: TeacherRecipe, base: Path, go_on: bool, minutes: float | None, processes: Processes
+) -> Path:
     torch.manual_seed(recipe.seed)
     section = recipe.codec
+    start = section.checkpoint
+    file, key = (start.path, start.key) if start else (None, None)
     preset = section.preset if "preset" in section.model_fields_set else None
-    codec = vcodecs.create(section.name, preset, section.checkpoint, base)
+    codec = vcodecs.create(section.name, preset, file, base, key)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)
     for phase in phases:
         check_sources([s for s, _ in sources], phase.stage.frames + 1, phase.crop)
-    _claim(recipe, go_on)
+    if processes.first:
+        _claim(recipe, go_on)
     settings = settings_of(recipe, recipe.train, codec, minutes=minutes)
     validation = Validation(held, settings.tradeoff, settings.intra) if held else None
     trainer = Trainer(
@@ -52,7 +65,9 @@ def train(
     )
     trainer.run()
     path = recipe.output / "weights.safetensors"
-    checkpoints.save(trainer.codec.cpu(), path, half=True)
+    if processes.first:
+        checkpoints.save(trainer.codec.cpu(), path, half=True)
+    processes.leave()
     return path
 
 
@@ -63,29 +78,36 @@ def _claim(recipe: TeacherRecipe, go_on: bool) -> None:
     """Record what this folder trains; refuse where it trains something else."""
     mine = recipe.model_dump(mode="json", include={"codec", "data", "train", "seed"})
     mine["data"].pop("workers")
-    mine["train"].pop("checkpoint_seconds")
-    record, state = recipe.output / RECORD, recipe.output / STATE
-    if state.exists():
+    for key in ("train", "eval"):
+        mine["data"][key] = [spec.compared() for spec in getattr(recipe.data, key)]
+    for key in HOW:
+        mine["train"].pop(key)
+    record = recipe.output / RECORD
+    if state_files(recipe.output):
         theirs = json.loads(record.read_text()) if record.exists() else None
+        if theirs is not None:
+            for key in HOW:
+                theirs["train"].pop(key, None)
         if theirs != mine:
             if theirs is None or not go_on:
                 raise UserError(
                     f"{recipe.output}: holds the training of another recipe; give another "
-                    f"output=, go on with it by --continue, or delete {state} to start afresh"
+                    f"output=, go on with it by --continue, or delete its state*.pt to start afresh"
                 )
-            _check_change(recipe, theirs, mine, state)
+            _check_change(recipe, theirs, mine)
     atomic_write(record, json.dumps(mine, indent=1) + "\n")
 
 
-def _check_change(recipe: TeacherRecipe, theirs: dict, mine: dict, state: Path) -> None:
+def _check_change(recipe: TeacherRecipe, theirs: dict, mine: dict) -> None:
     """Say what has changed; refuse what would turn done work into that of another training."""
     for key in ("name", "preset"):
         if theirs["codec"].get(key) != mine["codec"][key]:
             raise UserError(
-                f"{recipe.at(f'codec.{key}')}: {state.parent} trains "
+                f"{recipe.at(f'codec.{key}')}: {recipe.output} trains "
                 f"{theirs['codec'].get(key)}; give another output="
             )
-    saved = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
+    saved = SavedStates(recipe.output).load(lambda state: None)
+    assert saved is not None  # there is a state, or nothing would be changed
     over, begun = saved["phase"], saved["step"] > 0
     before, now = theirs["train"]["phases"], mine["train"]["phases"]
     for i in range(over):
@@ -134,7 +156,10 @@ def command() -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="fit what is left into so many minutes"
     )
+    quiet_option(parser)
     arguments = parser.parse_intermixed_args()
+    if arguments.quiet:
+        be_quiet()
     if arguments.minutes is not None and not 0 < arguments.minutes < 1e6:
         raise UserError(f"--minutes {arguments.minutes:g}: a number above 0 is expected")
     recipe = load_recipe(arguments.recipe, arguments.overrides, TeacherRecipe)

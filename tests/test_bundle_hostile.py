@@ -301,7 +301,7 @@ def intra_frame(folder):
         hyper = generator.normal(0, 3, (1, len(networks.hyper_tables("latent")), 2, 2))
         return latent.astype(np.float32), hyper.astype(np.float32)
 
-    writer = coder.Writer()
+    writer = coder.SymbolWriter()
     code_frame(networks, writer, {}, SIDES, 1.0, analysis)
     payload = writer.finish()
     return payload, decompress(networks, payload, {}, SIDES, 1.0).following["reference"]

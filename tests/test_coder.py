@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvc.coder import LARGEST, PayloadError, Reader, Writer
+from lvc.coder import LARGEST, PayloadError, SymbolReader, SymbolWriter
 from lvc.errors import UserError
 from lvc.tables import PRECISION, Table, scale_table, table_of_masses
 
@@ -55,7 +55,7 @@ def contents(draw):
 
 
 def written(parts):
-    writer = Writer()
+    writer = SymbolWriter()
     for kind, values, *rest in parts:
         if kind == "symbols":
             writer.symbols(values, *rest)
@@ -66,7 +66,7 @@ def written(parts):
 
 def read(payload, parts):
     """What `payload` says in place of each part."""
-    reader, found = Reader(payload), []
+    reader, found = SymbolReader(payload), []
     for kind, values, *rest in parts:
         if kind == "symbols":
             found.append(reader.symbols(None, *rest))
@@ -102,15 +102,15 @@ def test_marks_of_any_rarity_are_read_back(rarity):
 
 
 def test_a_writer_answers_with_the_values_that_it_was_given():
-    writer = Writer()
+    writer = SymbolWriter()
     values, marks = np.array([3, -2, 99]), np.array([True, False])
     assert (writer.symbols(values, np.zeros(3, int), [NARROW]) == values).all()
     assert (writer.side_flags(marks, 2) == marks).all()
 
 
 def test_a_payload_of_nothing_is_one_byte():
-    assert Writer().finish() == b"\0"
-    Reader(b"\0").finish()
+    assert SymbolWriter().finish() == b"\0"
+    SymbolReader(b"\0").finish()
 
 
 def test_no_symbols_take_no_bits():
@@ -363,18 +363,18 @@ def test_payloads_with_a_wrong_byte_are_refused_or_read_as_something():
 @pytest.mark.parametrize("payload", [b"", b"\x18", b"\xff" + bytes(8), b"\0abc", b"\0" + bytes(5)])
 def test_a_payload_is_a_rarity_below_24_and_whole_words(payload):
     with pytest.raises(PayloadError, match="not what an encoder writes"):
-        Reader(payload)
+        SymbolReader(payload)
 
 
 def test_bits_that_are_no_entry_of_any_table_are_refused():
     """The first 64 bits lie beyond the last entry where they are 2^64 - 2^24 or more."""
     most = struct.pack("<BII", 1, 2**32 - 1, 2**32 - 2**24)
     with pytest.raises(PayloadError, match="no symbol"):
-        Reader(most).symbols(None, np.zeros(1, int), [NARROW])
+        SymbolReader(most).symbols(None, np.zeros(1, int), [NARROW])
     with pytest.raises(PayloadError, match="no mark"):
-        Reader(most).side_flags(None, 1)
+        SymbolReader(most).side_flags(None, 1)
     last = struct.pack("<BII", 1, 2**32 - 1, 2**32 - 2**24 - 1)
-    assert Reader(last).side_flags(None, 1).all()
+    assert SymbolReader(last).side_flags(None, 1).all()
 
 
 def test_surplus_words_are_found():
@@ -420,10 +420,10 @@ def test_a_few_bytes_are_not_read_as_millions_of_symbols():
     for payload in (b"\0", bytes(9), b"\0" + b"\xaa" * 40):
         for table in (NARROW, zero_escapes, Table(np.array([FULL // 2, FULL // 2]), 0)):
             with pytest.raises(PayloadError):
-                Reader(payload).symbols(None, np.zeros(10**6, int), [table])
+                SymbolReader(payload).symbols(None, np.zeros(10**6, int), [table])
     for rarity in (1, 5):
         with pytest.raises(PayloadError, match="ends before what it codes"):
-            Reader(bytes([rarity]) + bytes(8)).side_flags(None, 10**6)
+            SymbolReader(bytes([rarity]) + bytes(8)).side_flags(None, 10**6)
     assert time.perf_counter() - start < 5
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from prune.data import open_source
 from prune.data.source import ClipError, ClipInfo, Source
 from prune.evaluation.metrics import PSNR_CAP, bd, ms_ssim, psnr, why_no_ms_ssim
 from prune.evaluation.rate_distortion import evaluate, evaluate_clip
+from prune.evaluation.spread import Spread
 from prune.report.schema import Quality
 from vcodecs import CodedFrame, Reference, UserError
 from vcodecs.intra import ByteIntra, create_intra
@@ -414,3 +417,37 @@ def test_an_entry_needs_a_dense_and_a_sparse_codec():
     assert evaluation.average("dense", None).bpp > 0
     with pytest.raises(ValueError, match="no codec named sparse"):
         evaluation.quality_entry("memory")
+
+
+# Clips spread over processes
+
+
+@given(count=st.integers(1, 4), clips=st.integers(1, 5), shown=st.integers(0, 3))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_clips_spread_over_processes_give_every_one_of_them_the_same_evaluation(
+    count, clips, shown
+):
+    made = [noise(3 if seed % 3 == 2 else 5, seed=seed) for seed in range(clips)]
+    whole, _, _ = both(source=Clips(made), rates=[0, 1], pictures=shown)
+    meeting = threading.Barrier(count)
+    said = [None] * count
+
+    def gathered(rank):
+        def exchange(found):
+            said[rank] = found
+            meeting.wait(30)
+            heard = list(said)
+            meeting.wait(30)
+            return heard
+
+        return exchange
+
+    def one(rank):
+        spread = Spread(rank, count, gathered(rank))
+        return both(source=Clips(made), rates=[0, 1], pictures=shown, spread=spread)[0]
+
+    with ThreadPoolExecutor(count) as pool:
+        for found in pool.map(one, range(count)):
+            assert found.points == whole.points
+            assert found.warnings == whole.warnings
+            assert [p.clip for p in found.pictures] == [p.clip for p in whole.pictures]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvc.coder import PayloadError, Reader, Writer
+from lvc.coder import PayloadError, SymbolReader, SymbolWriter
 from lvc.indices import (
     LARGEST_MEAN,
     MARGIN,
@@ -27,9 +27,9 @@ NOT_NUMBERS = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 0.0, -0.0, 1e-45])
 
 def told(rule, written, read, margin):
     """What `rule` finds on the writer's side, and on a reader's that has predicted `read`."""
-    writer = Writer()
+    writer = SymbolWriter()
     found = rule(writer, written, margin)
-    reader = Reader(writer.finish())
+    reader = SymbolReader(writer.finish())
     again = rule(reader, read, margin)
     reader.finish()
     return found, again
@@ -129,18 +129,18 @@ def test_without_marks_the_least_drift_across_a_border_would_make_another_choice
 
 def test_the_levels_of_the_grid_s_own_scales_are_their_numbers():
     scales = scales_at(np.arange(LEVELS)).astype(np.float32)
-    assert levels(Writer(), scales, MARGIN).tolist() == list(range(LEVELS))
+    assert levels(SymbolWriter(), scales, MARGIN).tolist() == list(range(LEVELS))
 
 
 def test_scales_beyond_the_ends_of_the_grid_take_its_ends():
     scales = np.array([-1e30, -0.2, 0, 1e-9, 0.03, 66, 1e3, 1e30], np.float32)
-    assert levels(Writer(), scales, MARGIN).tolist() == [0] * 5 + [LEVELS - 1] * 3
+    assert levels(SymbolWriter(), scales, MARGIN).tolist() == [0] * 5 + [LEVELS - 1] * 3
 
 
 def test_what_is_no_number_is_the_least_scale_and_a_mean_of_zero():
-    found = levels(Writer(), NOT_NUMBERS, MARGIN).tolist()
+    found = levels(SymbolWriter(), NOT_NUMBERS, MARGIN).tolist()
     assert found == [0, LEVELS - 1, 0, LEVELS - 1, 0, 0, 0, 0]
-    found = sixteenths(Writer(), NOT_NUMBERS, MARGIN).tolist()
+    found = sixteenths(SymbolWriter(), NOT_NUMBERS, MARGIN).tolist()
     most = int(16 * LARGEST_MEAN)
     assert found == [0, most, -most, most, -most, 0, 0, 0]
 
@@ -169,7 +169,7 @@ def entropy(share):
 @pytest.mark.parametrize("margin", [2.0**-12, 2.0**-9, 2.0**-6])
 def test_marks_cost_the_entropy_of_two_margins_in_each_step_of_the_grid(margin):
     count = 400_000
-    writer = Writer()
+    writer = SymbolWriter()
     nearest(writer, np.random.default_rng(0).uniform(0, 30, count), margin)
     taken = 8 * len(writer.finish()) / count
     assert taken == pytest.approx(entropy(2 * margin), rel=0.1)
@@ -180,7 +180,7 @@ def test_at_the_usual_margin_marks_cost_less_than_a_hundredth_of_a_bit_each():
 
 
 def test_predictions_that_are_clear_of_every_border_cost_nothing():
-    writer = Writer()
+    writer = SymbolWriter()
     levels(writer, scales_at(np.arange(10) + 0.4), MARGIN)
     levels(writer, NOT_NUMBERS, MARGIN)
     levels(writer, np.array([0, 0.0499, 64, 1e9]), MARGIN)
@@ -194,10 +194,10 @@ def test_predictions_that_are_clear_of_every_border_cost_nothing():
 @pytest.mark.parametrize("scale", [0.0, 0.05, 1.0, 60.0, 63.8, 1e30, np.nan, np.inf])
 def test_marks_that_nobody_wrote_lead_to_no_level_without_a_table(scale):
     """A damaged payload may mark a scale that lies beside no border."""
-    writer = Writer()
+    writer = SymbolWriter()
     writer.side_flags(np.ones(3, bool), 3)
     try:
-        found = levels(Reader(writer.finish()), np.full(3, scale, np.float32), MARGIN)
+        found = levels(SymbolReader(writer.finish()), np.full(3, scale, np.float32), MARGIN)
     except PayloadError:
         return
     assert ((found >= 0) & (found < LEVELS)).all()

@@ -88,7 +88,9 @@ def test_a_folder_that_was_not_finished_does_not_look_whole(source, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", progress=killed)
     assert not is_packed(tmp_path / "packed")
-    assert list((tmp_path / "packed").iterdir()) == []
+    # What the next call goes on from is no packed folder.
+    with pytest.raises(UserError, match="no packed clips"):
+        PackedClips(tmp_path / "packed")
 
 
 def test_pixels_that_do_not_belong_to_the_list_are_a_user_error(packed, tmp_path):
@@ -131,3 +133,65 @@ def test_the_command_leaves_other_folders_alone(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(UserError, match="holds other files"):
         prepare("procedural", tmp_path / "mine", None, 1)
+
+
+# ---------------------------------------------------------------------- stopped and started again
+
+
+class Counted:
+    """The source, which is stopped at its clip number `last` and counts what is read."""
+
+    def __init__(self, source, last=None):
+        self.source, self.last, self.reads = source, last, []
+        self.name, self.skipped = source.name, source.skipped
+
+    def __len__(self):
+        return len(self.source)
+
+    def info(self, index):
+        return self.source.info(index)
+
+    def read(self, index, *window):
+        if index == self.last:
+            raise KeyboardInterrupt
+        self.reads.append(index)
+        return self.source.read(index, *window)
+
+
+@pytest.mark.parametrize("torn", [None, "frames", "list"])
+def test_a_stopped_packing_goes_on_behind_the_last_whole_clip(source, packed, tmp_path, torn):
+    folder = tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        pack(Counted(source, last=2), folder)
+    assert not is_packed(folder)
+    if torn == "frames":  # a kill in the midst of a clip, or a disk that lost the last pages
+        with open(folder / f".{FRAMES}.part", "r+b") as file:
+            file.truncate(int(packed.clips[1].offset * 1.5))
+    if torn == "list":
+        text = (folder / f".{LIST}.part").read_text()
+        (folder / f".{LIST}.part").write_text(text[:-20])
+    rest = Counted(source)
+    again, _ = pack(rest, folder)
+    assert rest.reads == ([1, 2] if torn else [2])
+    assert again.clips == packed.clips
+    assert again.path.read_bytes() == packed.path.read_bytes()
+    assert {path.name for path in folder.iterdir()} == {FRAMES, LIST}
+
+
+def test_another_number_of_frames_begins_anew(source, packed, tmp_path):
+    folder = tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        pack(Counted(source, last=2), folder, most_frames=2)
+    rest = Counted(source)
+    again, _ = pack(rest, folder)
+    assert rest.reads == [0, 1, 2]
+    assert again.path.read_bytes() == packed.path.read_bytes()
+
+
+def test_the_command_goes_on_in_a_folder_that_it_has_begun(source, tmp_path, monkeypatch):
+    folder = tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        pack(Counted(source, last=1), folder)
+    monkeypatch.setattr("prune.prepare.open_source", lambda _: source)
+    prepare("procedural", folder, None, 1)
+    assert is_packed(folder)

@@ -43,11 +43,11 @@ def clock(monkeypatch):
     return Clock
 
 
-def test_without_a_terminal_there_is_a_line_every_fifteen_seconds_and_at_the_end(screen, clock):
+def test_without_a_terminal_there_is_a_line_a_minute_and_at_the_end(screen, clock):
     text = screen(False)
     with Progress("train", total=100) as bar:
         for done in range(1, 101):
-            clock.now += 1
+            clock.now += 4
             bar.show("1 motion", done, {"loss": 1.0})
     lines = text.getvalue().splitlines()
     assert [line.split()[3] for line in lines] == [
@@ -58,10 +58,10 @@ def test_without_a_terminal_there_is_a_line_every_fifteen_seconds_and_at_the_end
 def test_a_line_tells_what_is_left_by_the_pace_of_this_process(screen, clock):
     text = screen(False)
     with Progress("train", total=100, done=50) as bar:
-        clock.now += 20
+        clock.now += 60
         bar.show("2 joint", 60, {"loss": 0.5, "bpp": 0.1, "psnr": 31.234})
     assert (
-        text.getvalue() == "train: 2 joint 60/100  loss 0.500  bpp 0.100  PSNR 31.23  1:20 left\n"
+        text.getvalue() == "train: 2 joint 60/100  loss 0.500  bpp 0.100  PSNR 31.23  4:00 left\n"
     )
 
 
@@ -118,3 +118,10 @@ def test_a_notice_is_one_line_however_long_and_whatever_it_holds(screen):
     text = screen(False)
     notice("error", "a\nb " + "c" * 300 + " \udcff", "red")
     assert text.getvalue() == "error a b " + "c" * 300 + " \\udcff\n"
+
+
+def test_a_quiet_command_tells_warnings_alone(screen, capsys):
+    text = screen(False)
+    progress.be_quiet()
+    progress.console.print("weights: out")
+    assert text.getvalue() == ""

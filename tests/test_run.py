@@ -24,7 +24,7 @@ from prune.cli import OUT_OF_MEMORY, explanation
 from prune.measure.macs import decoder_macs
 from prune.report import load_report
 from prune.run import command
-from prune.training.settings import STATE
+from prune.training.saved_state import STATE
 from vcodecs import UserError, checkpoints
 
 pytestmark = pytest.mark.slow
@@ -39,14 +39,16 @@ def test_a_run_killed_while_it_sparsifies_ends_with_the_same_bytes(finished, tmp
     assert trained(folder) == trained(finished[0])
 
 
-def test_ctrl_c_is_answered_with_one_line_and_the_run_can_go_on(tmp_path):
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_answered_with_one_line_and_the_run_can_go_on(tmp_path, number, expected):
     folder = folder_with_recipe(tmp_path)
     process = start(folder, "small.yaml")
     wait_for_saves(process, folder / "out" / "sparse" / STATE, 1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     status, _, errors = finish(process)
-    assert status == 130
-    assert errors.splitlines()[-1] == "stopped the same command goes on from here"
+    assert status == expected
+    last = errors.splitlines()[-1]
+    assert last.startswith("stopped ") and last.endswith("the same command goes on from here")
     assert "Traceback" not in errors
     assert (folder / "out" / "sparse" / STATE).exists()
 

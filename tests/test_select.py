@@ -95,7 +95,11 @@ class Proportional:
         self.size = size
 
     def fraction(self, counts):
-        return counts.sum() / self.size
+        return counts.sum(-1) / self.size
+
+    def after_moves(self, counts, moves):
+        after = counts + moves
+        return self.fraction(after), self.fraction(after[:, None] + moves)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +148,18 @@ def test_any_scores_meet_any_possible_budget(seed, budget, align, spread):
     scores = random_scores(groups, seed)
     offsets = torch.randn(len(groups), generator=torch.Generator().manual_seed(seed + 1)) * spread
     check("tiny", tuple(s + o for s, o in zip(scores, offsets, strict=True)), budget, align)
+
+
+def test_what_moves_change_is_what_the_counts_after_them_cost():
+    _, groups, cost = subject("small")
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([g.size // 2 for g in groups]).double()
+    moves = torch.randint(-2, 3, (40, len(groups)), generator=generator)
+    moves *= torch.rand(moves.shape, generator=generator) < 0.1
+    single, pairs = cost.after_moves(counts, moves)
+    assert torch.allclose(single, cost.fraction(counts + moves), rtol=1e-12)
+    both = counts + moves[:, None] + moves[None]
+    assert torch.allclose(pairs, cost.fraction(both), rtol=1e-12)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -6,7 +6,7 @@ import pytest
 
 from lvc.files import leftovers, replacing
 from prune.pipeline.steps import RECORD, Steps, read_json, write_json
-from prune.training.settings import STATE
+from prune.training.saved_state import STATE
 from vcodecs import UserError
 
 

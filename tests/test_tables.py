@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lvc import tables
-from lvc.coder import Writer
+from lvc.coder import SymbolWriter
 from lvc.indices import levels
 from lvc.tables import LEVELS, OFFSETS, PRECISION, scale_table, table_of_masses
 
@@ -208,7 +208,7 @@ def costs(request):
     """(scales, 2): entropy and, with the nearest level's table, bits of scales from 0.05 to 63."""
     distribution, offset = request.param
     scales = np.geomspace(0.05, 63, 101)
-    nearest = levels(Writer(), scales, 2.0**-12)
+    nearest = levels(SymbolWriter(), scales, 2.0**-12)
     assert nearest[0] == 0 and nearest[-1] == LEVELS - 1
     pairs = zip(scales.tolist(), nearest.tolist(), strict=True)
     return np.array(

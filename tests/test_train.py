@@ -4,10 +4,11 @@ import pytest
 import torch
 import yaml
 
+from prune.ownership import owned
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import TeacherRecipe
 from prune.train import command, train
-from prune.training import trainer
+from prune.training import step, trainer
 from prune.training.validation import Validation
 from vcodecs import UserError, create
 
@@ -38,6 +39,31 @@ def test_refuses_to_mix_with_the_training_of_another_recipe(tmp_path):
     train(recipe(tmp_path), tmp_path)
     with pytest.raises(UserError, match="another recipe"):
         train(recipe(tmp_path, "train.phases.0.steps=3"), tmp_path)
+
+
+def test_an_older_state_of_another_recipe_is_not_gone_on_from(tmp_path):
+    train(recipe(tmp_path), tmp_path)
+    (tmp_path / "out" / "state.pt").rename(tmp_path / "out" / "state.1.pt")
+    with pytest.raises(UserError, match=r"another recipe.*delete its state\*\.pt"):
+        train(recipe(tmp_path, "train.phases.0.steps=3"), tmp_path)
+
+
+def test_a_second_training_in_one_folder_says_so_and_stops(tmp_path, call):
+    path = tmp_path / "teacher.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | {"output": "out"}))
+    with owned(tmp_path / "out"):
+        status, _, errors = call(tmp_path, command, path)
+    assert status == 2
+    assert errors == (
+        "error out: another run is at work in it; wait for its end, or give another output=\n"
+    )
+
+
+def test_how_a_step_is_computed_may_change_on_the_way(tmp_path):
+    path = train(recipe(tmp_path), tmp_path)
+    before = path.read_bytes()
+    changed = ("train.accumulate=1", "train.recompute=true", "train.keep_checkpoints=5")
+    assert train(recipe(tmp_path, *changed), tmp_path).read_bytes() == before
 
 
 # ---------------------------------------------------------------------- changed on the way
@@ -78,9 +104,9 @@ def interrupt(tmp_path, monkeypatch, *overrides):
             raise KeyboardInterrupt
         return measured(*arguments)
 
-    measured = trainer.rate_distortion
+    measured = step.rate_distortion
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "rate_distortion", killed)
+        patch.setattr(step, "rate_distortion", killed)
         train(recipe(tmp_path, "train.checkpoint_seconds=1e-9", *overrides), tmp_path)
 
 

@@ -6,11 +6,12 @@ from training import JOINT, MOTION, Killed, Recorder, make, same, weights
 
 import vcodecs
 from lvc.files import leftovers
-from prune.training import trainer as trainer_module
-from prune.training.settings import STATE
+from prune.training import saved_state
+from prune.training import step as step_module
+from prune.training.saved_state import STATE
 from prune.training.tradeoff import Tradeoff, interpolated
 from prune.training.trainer import Phase
-from vcodecs import UserError, checkpoints
+from vcodecs import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_a_process_killed_while_it_saves_leaves_the_state_before(
         save(state, path)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer_module.torch, "save", interrupted)
+        patch.setattr(saved_state.torch, "save", interrupted)
         make(tmp_path).run()
     saved = torch.load(tmp_path / STATE, weights_only=True)
     assert (saved["phase"], saved["step"]) == (0, 2)
@@ -137,19 +138,6 @@ def test_a_process_killed_while_it_saves_leaves_the_state_before(
     resumed = make(tmp_path)
     resumed.run()
     assert same(weights(resumed), undisturbed[0])
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a zip"])
-def test_a_damaged_state_is_a_user_error(tmp_path, content):
-    (tmp_path / STATE).write_bytes(content)
-    with pytest.raises(UserError, match=r"state\.pt: .*remove it to train from the start"):
-        make(tmp_path).run()
-
-
-def test_the_state_of_another_codec_is_a_user_error(tmp_path):
-    make(tmp_path, phases=[(MOTION, 1)], codec=vcodecs.create("dcvc", "small")).run()
-    with pytest.raises(UserError, match=r"state\.pt: .*remove it to train from the start"):
-        make(tmp_path).run()
 
 
 # ---------------------------------------------------------------------- many rates
@@ -200,13 +188,13 @@ def test_a_run_at_many_rates_killed_after_any_step_ends_with_the_same_bytes(
 def losses(monkeypatch):
     """The arguments of every loss that the trainer computes: lambdas and rates."""
     seen = []
-    real = trainer_module.rate_distortion
+    real = step_module.rate_distortion
 
     def spy(codec, clip, stage, lagrangian, noise, rate):
         seen.append((lagrangian, rate))
         return real(codec, clip, stage, lagrangian, noise, rate)
 
-    monkeypatch.setattr(trainer_module, "rate_distortion", spy)
+    monkeypatch.setattr(step_module, "rate_distortion", spy)
     return seen
 
 

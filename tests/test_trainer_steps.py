@@ -1,5 +1,6 @@
 """What a training does in its steps: rates, gradients, stages, companions, curves."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -311,3 +312,12 @@ def test_a_curve_is_plain_data():
     curve.add(10, {"loss": 1.0, "bpp": 0.4})
     expected = {"stage": "1 joint", "step": [0, 10], "loss": [2.0, 1.0], "bpp": [0.5, 0.4]}
     assert curve.as_dict() == expected
+
+
+def test_figures_are_also_lines_of_json(tmp_path):
+    trainer = make(tmp_path, phases=[(MOTION, 2)])
+    (curve,) = trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [("0 motion", 0), ("0 motion", 1)]
+    assert [line["loss"] for line in lines] == curve.values["loss"]
+    assert {"time", "bpp", "psnr", "speed", "waiting", "skipped"} <= lines[0].keys()

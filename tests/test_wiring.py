@@ -47,6 +47,16 @@ def test_every_tensor_has_one_shape():
     assert shapes["frame"] == shapes["reference"] == Shape(3, 1)
 
 
+def test_strides_are_those_that_the_graphs_state():
+    graphs = {
+        "prior": graph({"latent_hyper": (4, 32)}, "latent_prior"),
+        "picture": graph({"latent": (6, 8), "context": (8, 2)}, "frame feature"),
+    }
+    shapes = waves(graphs=graphs).shapes
+    assert shapes["latent_prior"] == Shape(12, 8) and shapes["latent_scale"] == Shape(6, 8)
+    assert shapes["latent_hyper"] == Shape(4, 32)
+
+
 def test_only_graphs_that_the_program_runs_are_used():
     unused = {"idle": graph({"latent": (6, 16)}, "nothing")}
     assert waves(graphs=unused).used() == ["prior", "wave", "start", "next", "picture"]
@@ -83,8 +93,8 @@ def test_only_graphs_that_the_program_runs_are_used():
             "latent has 6 channels at 1/16 of the size here and 7 channels at 1/16",
         ),
         (
-            {"graphs": {"prior": graph({"latent_hyper": (4, 16)}, "latent_prior")}},
-            "latent_hyper has 4 channels at 1/64 .* 4 channels at 1/16",
+            {"graphs": {"idle": graph({"latent_hyper": (4, 16)}, "nothing")}},
+            "latent_hyper has 4 channels at 1/16 .* 4 channels at 1/64",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import sys
 import time
 
 from prune.pipeline.steps import RECORD
-from prune.training.settings import STATE
+from prune.training.saved_state import STATE
 
 RECIPE = """\
 codec: {name: dcvc, preset: tiny, lambda: 512}
@@ -38,7 +38,7 @@ output: out
 """
 STEPS = 12
 WEIGHTS = "weights.safetensors"
-ALL = ["teacher", "onnx_dense", "sparse", "shrink", "finetune", "evaluate", "onnx", "measure"]
+ALL = ["teacher", "sparse", "shrink", "finetune", "evaluate", "onnx", "onnx_dense", "measure"]
 
 
 def start(folder, *arguments):

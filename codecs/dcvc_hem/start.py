@@ -25,7 +25,7 @@ from vcodecs.klt import (
     FAINT,
     PICTURE,
     RESIDUAL,
-    Step,
+    TransformStep,
     add_colours,
     analyse,
     cascade,
@@ -98,7 +98,7 @@ def _transform_picture(codec: "DCVCHEMIntra") -> Tensor:
     return steps[-1].deviation
 
 
-def _analyse_lifted(block: DownBlock, step: Step, before: Tensor) -> Tensor:
+def _analyse_lifted(block: DownBlock, step: TransformStep, before: Tensor) -> Tensor:
     """Apply `step` to inputs that are `before` too large; returns by how much the outputs are.
 
     Lifted by far more than they vary, they pass activations unchanged: these are linear there.

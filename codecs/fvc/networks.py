@@ -8,7 +8,7 @@ from vcodecs.deform import DeformableConv
 from vcodecs.layers import conv, deconv
 
 
-class ResidualBlock(nn.Module):
+class FeatureBlock(nn.Module):
     """x + conv2(relu(conv1(x)))."""
 
     def __init__(self, channels: int, kernel: int = 3) -> None:
@@ -25,9 +25,9 @@ class Resblocks(nn.Module):
 
     def __init__(self, channels: int, kernel: int = 3) -> None:
         super().__init__()
-        self.res1 = ResidualBlock(channels, kernel)
-        self.res2 = ResidualBlock(channels, kernel)
-        self.res3 = ResidualBlock(channels, kernel)
+        self.res1 = FeatureBlock(channels, kernel)
+        self.res2 = FeatureBlock(channels, kernel)
+        self.res3 = FeatureBlock(channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.res3(self.res2(self.res1(x)))

@@ -14,9 +14,9 @@ from vcodecs.copier import ACTIVATED, DIFFERENCE_GAIN, keep_variance, silence, z
 from vcodecs.deform import DeformableConv
 from vcodecs.fvc.networks import (
     Analysis,
+    FeatureBlock,
     FeatureEncoder,
     ParameterNetwork,
-    ResidualBlock,
     Synthesis,
 )
 from vcodecs.klt import FAINT, RESIDUAL, analyse, cascade, synthesise
@@ -74,7 +74,7 @@ def _transform(codec: "FVC") -> tuple[Tensor, int]:
     for up, basis in zip(ups, (HALVED * last / GAIN, HALVED * third, second), strict=True):
         synthesise(up, basis)
     for block in (*coder.modules(), *decoder.modules()):
-        if isinstance(block, ResidualBlock):
+        if isinstance(block, FeatureBlock):
             block.conv2.weight.mul_(FAINT)
     return steps[-1].deviation, len(first)
 
@@ -85,7 +85,7 @@ def _draw(codec: nn.Module) -> None:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             keep_variance(layer, ACTIVATED)
     for block in codec.modules():
-        if isinstance(block, ResidualBlock):
+        if isinstance(block, FeatureBlock):
             block.conv2.weight.mul_(0.2)
         elif isinstance(block, FeatureEncoder):
             keep_variance(block.conv1, HALVED)

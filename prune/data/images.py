@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from lvc.errors import UserError
 from prune.data.cache import CACHE_BYTES, decoded
@@ -21,10 +21,12 @@ SEPTUPLET = tuple(f"im{number}.png" for number in range(1, 8))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width by the file's header. Raises ClipError if there is none."""
+    """Height and width as it is shown, by the file's header. Raises ClipError if there is none."""
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            size = image.height, image.width
+            return size[::-1] if sideways else size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ClipError(str(path), "is not a readable image") from error
 
@@ -32,10 +34,13 @@ def image_size(path: Path) -> tuple[int, int]:
 def load_image(path: Path) -> np.ndarray:
     """An image as uint8 (H, W, 3) RGB; 16-bit greys are brought down to 8, alpha is dropped.
 
+    It is turned as its Exif says.
+
     Raises ClipError if the file cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):
                 grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)

@@ -7,10 +7,13 @@ a crop costs no more than copying it.
 
 import json
 import multiprocessing
+import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +99,11 @@ def is_packed(folder: Path) -> bool:
     return (folder / LIST).is_file() and (folder / FRAMES).exists()
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a folder holds an unfinished packing."""
+    return (folder / f".{LIST}.part").is_file()
+
+
 def pack(
     source: Source,
     folder: Path,
@@ -105,43 +113,117 @@ def pack(
 ) -> tuple[PackedClips, dict[str, str]]:
     """Decode all clips of `source` into `folder`; returns them, and what was left out and why.
 
-    `most_frames`: of each clip, from its beginning. The list is written last and names the size of
-    the other file, so a folder that was not finished never looks whole. UserError where no clip
-    can be read.
+    `most_frames`: of each clip, from its beginning. Where an earlier call for the same clips was
+    interrupted, it goes on behind the last clip that was whole. The list is written last and names
+    the size of the other file, so a folder that was not finished never looks whole. UserError
+    where no clip can be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LIST).unlink(missing_ok=True)
-    clips: list[PackedClip] = []
-    skipped: dict[str, str] = dict(source.skipped)
-    offset = 0
-    with replacing(folder / FRAMES) as temporary, open(temporary, "wb") as file:
-        for number, found in enumerate(_decoded(source, most_frames, processes)):
+    part = PackedPart(folder, source, most_frames)
+    clips, skipped, done = part.clips, source.skipped | part.skipped, part.done
+    with part.writing() as add:
+        for number, found in enumerate(_decoded(source, most_frames, processes, done), done + 1):
+            add(found)
+            name = found.clip if isinstance(found, ClipError) else found[0].name
             if isinstance(found, ClipError):
                 skipped[found.clip] = found.reason
-                name = found.clip
-            else:
-                info, frames = found
-                name = info.name
-                height, width = frames.shape[2:]
-                kept = ClipInfo(name, len(frames), height, width, info.fps)
-                file.write(frames.data)
-                clips.append(PackedClip(kept, offset, zlib.crc32(frames.data)))
-                offset += frames.nbytes
             if progress:
-                progress(number + 1, len(source), name)
-        if not clips:
-            raise UserError(f"{source.name}: no clip could be read ({next(iter(skipped.items()))})")
-    content = {"format": FORMAT, "bytes": offset, "clips": [asdict(clip) for clip in clips]}
+                progress(number, len(source), name)
+    if not clips:
+        part.remove()
+        raise UserError(f"{source.name}: no clip could be read ({next(iter(skipped.items()))})")
+    part.frames.replace(folder / FRAMES)
+    size = (folder / FRAMES).stat().st_size
+    content = {"format": FORMAT, "bytes": size, "clips": [asdict(clip) for clip in clips]}
     with replacing(folder / LIST) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.remove()
     return PackedClips(folder), skipped
 
 
+class PackedPart:
+    """What an unfinished packing of `source` has left in a folder; nothing where it is another's.
+
+    `clips` and `skipped` are those of the first `done` clips of the source.
+    """
+
+    def __init__(self, folder: Path, source: Source, most_frames: int | None) -> None:
+        self.frames, self.journal = folder / f".{FRAMES}.part", folder / f".{LIST}.part"
+        self.of = {"source": source.name, "clips": len(source), "most_frames": most_frames}
+        self.clips: list[PackedClip] = []
+        self.skipped: dict[str, str] = {}
+        self.entries: list[dict[str, Any]] = []
+        try:
+            head, *lines = self.journal.read_text(encoding="utf-8").splitlines()
+            there = self.frames.stat().st_size
+            for line in lines if json.loads(head) == self.of else ():
+                self._take(json.loads(line), there)
+        except (OSError, ValueError, TypeError, LookupError):
+            pass  # it begins behind what could be read: a kill may have torn the last line
+
+    @property
+    def end(self) -> int:
+        """Bytes of the clips that are whole."""
+        last = self.clips[-1] if self.clips else None
+        return last.offset + int(np.prod(last.shape)) if last else 0
+
+    def _take(self, entry: dict[str, Any], there: int) -> None:
+        if "left_out" in entry:
+            self.skipped |= entry["left_out"]
+        else:
+            clip = PackedClip(ClipInfo(**entry["info"]), entry["offset"], entry["crc32"])
+            if clip.offset != self.end or clip.offset + int(np.prod(clip.shape)) > there:
+                raise ValueError("the frames end before")
+            self.clips.append(clip)
+        self.entries.append(entry)
+
+    @property
+    def done(self) -> int:
+        return len(self.entries)
+
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[tuple[ClipInfo, np.ndarray] | ClipError], None]]:
+        """Yields what adds a clip, its frames first and then its line."""
+        with replacing(self.journal) as temporary:
+            lines = [json.dumps(line) + "\n" for line in (self.of, *self.entries)]
+            temporary.write_text("".join(lines), encoding="utf-8")
+        self.frames.touch()
+        with (
+            open(self.frames, "r+b") as frames,
+            open(self.journal, "a", encoding="utf-8") as journal,
+        ):
+            frames.truncate(self.end)
+            frames.seek(self.end)
+
+            def add(found: tuple[ClipInfo, np.ndarray] | ClipError) -> None:
+                if isinstance(found, ClipError):
+                    entry: dict[str, Any] = {"left_out": {found.clip: found.reason}}
+                else:
+                    info, pixels = found
+                    height, width = pixels.shape[2:]
+                    kept = ClipInfo(info.name, len(pixels), height, width, info.fps)
+                    clip = PackedClip(kept, self.end, zlib.crc32(pixels.data))
+                    frames.write(pixels.data)
+                    frames.flush()
+                    self.clips.append(clip)
+                    entry = asdict(clip)
+                journal.write(json.dumps(entry) + "\n")
+                journal.flush()
+
+            yield add
+            os.fsync(frames.fileno())
+
+    def remove(self) -> None:
+        self.frames.unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
+
+
 def _decoded(
-    source: Source, most_frames: int | None, processes: int
+    source: Source, most_frames: int | None, processes: int, first: int
 ) -> Iterator[tuple[ClipInfo, np.ndarray] | ClipError]:
-    """All clips in their order, decoded by `processes` at once."""
-    work = ((source, index, most_frames) for index in range(len(source)))
+    """All clips from `first` on in their order, decoded by `processes` at once."""
+    work = ((source, index, most_frames) for index in range(first, len(source)))
     if processes == 1:
         yield from map(_decode, work)
         return

@@ -7,11 +7,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lvc.errors import UserError
+from prune.data.colour import Colour
 from prune.data.images import IMAGE_SUFFIXES, VIMEO_LIST, Frames, ImagesInMotion, is_clip
 from prune.data.packed import PackedClips, is_packed
 from prune.data.procedural import Procedural
 from prune.data.source import Source, files_in
-from prune.data.videos import RAW_SUFFIXES, VIDEO_SUFFIXES, Colour, RawVideos, Videos
+from prune.data.videos import RAW_SUFFIXES, VIDEO_SUFFIXES, RawVideos, Videos
 
 Kind = Literal["procedural", "images", "frames", "videos", "yuv", "vimeo", "packed"]
 
@@ -24,8 +25,12 @@ class SourceSpec(BaseModel):
     kind: Kind | None = Field(None, description="found out from the path where absent")
     path: Path | None = Field(None, description="a file or a folder")
     weight: float = Field(1.0, gt=0, description="share of the samples, relative to the others")
-    matrix: Literal["bt709", "bt601"] = Field("bt709", description="YUV to RGB matrix")
-    range: Literal["limited", "full"] = Field("limited", description="YUV range")
+    matrix: Literal["bt709", "bt601"] | None = Field(
+        None, description="YUV to RGB matrix; that which a file states, or bt709, where absent"
+    )
+    range: Literal["limited", "full"] | None = Field(
+        None, description="YUV range; that which a file states, or limited, where absent"
+    )
     size: str | None = Field(None, pattern=r"^\d+x\d+$", description="WIDTHxHEIGHT of a raw .yuv")
     fps: float | None = Field(None, gt=0, description="frames per second of .yuv and images")
     pixel_format: Literal["yuv420p", "yuv420p10le", "yuv444p"] = "yuv420p"
@@ -44,6 +49,15 @@ class SourceSpec(BaseModel):
         if isinstance(value, dict) and value.get("kind") != "procedural" and not value.get("path"):
             raise ValueError("name a `path`, or `kind: procedural`, which needs none")
         return value
+
+    def compared(self) -> dict[str, Any]:
+        """The fields by which runs see whether their data has changed.
+
+        Colours that are left to the files count as the defaults that stood there before, so that
+        runs and trainings that were begun then go on.
+        """
+        usual = {"matrix": self.matrix or "bt709", "range": self.range or "limited"}
+        return self.model_dump(mode="json") | usual
 
     @property
     def raw_size(self) -> tuple[int, int] | None:

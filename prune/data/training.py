@@ -91,13 +91,16 @@ class TrainingClips(Dataset):
 class _Batches(Dataset):
     """Whole batches by number. Workers hand their failures over with the batch to be counted."""
 
-    def __init__(self, clips: TrainingClips, batch_size: int) -> None:
+    def __init__(self, clips: TrainingClips, batch_size: int, part: tuple[int, int]) -> None:
         self.clips, self.batch_size = clips, batch_size
+        rank, count = part
+        self.size = batch_size // count
+        self.offset = rank * self.size
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, list[ClipError]] | UserError:
-        first = number * self.batch_size
+        first = number * self.batch_size + self.offset
         try:
-            drawn = [self.clips.draw(i) for i in range(first, first + self.batch_size)]
+            drawn = [self.clips.draw(i) for i in range(first, first + self.size)]
         except UserError as error:
             # Raised in a worker it would arrive as a stack trace in a string.
             return error
@@ -110,10 +113,12 @@ def batches(
     first: int = 0,
     workers: int = 0,
     as_bytes: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[torch.Tensor]:
     """Batches number `first`, `first + 1`, …: float32 (B, frames, 3, crop, crop) in [0, 1].
 
-    `as_bytes`: uint8 instead, a quarter of the memory on the way to a device.
+    `as_bytes`: uint8 instead, a quarter of the memory on the way to a device. `part`: (number,
+    count) of the process whose B / count clips of each batch these are.
 
     Batch n holds the samples n·B to (n + 1)·B - 1, so resuming is starting at another `first`;
     the samples that do not fill a batch at the dataset's end are left out. `workers` processes
@@ -122,7 +127,7 @@ def batches(
     numbers = range(first, len(dataset) // batch_size)
     on_gpu = as_bytes and torch.cuda.is_available()
     loader = DataLoader(
-        _Batches(dataset, batch_size),
+        _Batches(dataset, batch_size, part),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,

@@ -1,19 +1,25 @@
 """Clips in video files (anything that PyAV decodes, .y4m among them) and raw .yuv files."""
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from pathlib import Path
 
 import av
-import av.logging
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.container import InputContainer
+from av.video.reformatter import ColorRange
 
+from lvc.complaints import complaints
+from lvc.errors import UserError
+from lvc.stated import matrix_of, turn_of
+from lvc.timing import timing_of
 from prune.data.cache import CACHE_BYTES, decoded
+from prune.data.colour import Colour, Stated
 from prune.data.source import ClipError, ClipInfo, Source
 
 # fmt: off
@@ -28,30 +34,7 @@ SHORT_BYTES = 256_000_000  # a clip that is larger decoded is never kept in memo
 # Bytes of luma and of the two chroma planes per sample, and the chroma planes' subsampling.
 RAW_FORMATS = {"yuv420p": (1, 2), "yuv420p10le": (2, 2), "yuv444p": (1, 1)}
 
-_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-
-
-@dataclass(frozen=True)
-class Colour:
-    """How a video's YUV is to be read: matrix "bt709" or "bt601", range "limited" or "full"."""
-
-    matrix: str = "bt709"
-    range: str = "limited"
-
-    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        """The frame as uint8 (H, W, 3) RGB. A file's own colour tags are not consulted."""
-        if frame.format.is_rgb:
-            return frame.to_ndarray(format="rgb24")
-        converted = frame.reformat(
-            format="rgb24",
-            interpolation=_EXACT,
-            src_colorspace=Colorspace.ITU709 if self.matrix == "bt709" else Colorspace.ITU601,
-            dst_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.MPEG if self.range == "limited" else ColorRange.JPEG,
-            dst_color_range=ColorRange.JPEG,
-            threads=1,
-        )
-        return converted.to_ndarray()
+log = logging.getLogger("lvc")
 
 
 class Videos(Source):
@@ -68,10 +51,21 @@ class Videos(Source):
                 self.clips.append(VideoFile.index(file))
             except ClipError as error:
                 self.skipped[str(file)] = error.reason
+        self._say_what_differs()
         # Where all short clips fit in memory each process decodes them once; where they do not,
         # the cache would lose a clip before its next use, so a read decodes its window only.
         short = sum(clip.decoded_bytes for clip in self.clips if clip.decoded_bytes <= SHORT_BYTES)
         self.keep = short <= CACHE_BYTES
+
+    def _say_what_differs(self) -> None:
+        """A recipe's own matrix and range count more than the files'; that may be a mistake."""
+        files = [clip.path for clip in self.clips if self.colour.contradicts(clip.stated)]
+        if files:
+            log.warning(
+                "%s: %d of %d files, such as %s, state other colours than the source's %s, which "
+                "count all the same; leave them out and each file's own do",
+                *(self.name, len(files), len(self.clips), files[0].name, self.colour),
+            )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -101,6 +95,7 @@ class VideoFile:
     path: Path
     info: ClipInfo
     times: np.ndarray | None  # int64 (frames,), ascending; None where the file has no times
+    stated: Stated
 
     @property
     def decoded_bytes(self) -> int:
@@ -109,31 +104,21 @@ class VideoFile:
 
     @staticmethod
     def index(path: Path) -> "VideoFile":
-        """Read the file's packets without decoding them. Raises ClipError if that fails."""
+        """Read the file's packets, and decode its first frame. Raises ClipError if it is none."""
         try:
             with av.open(f"file:{path}") as container:
-                if not container.streams.video:
-                    raise ClipError(str(path), "has no video stream")
-                stream = container.streams.video[0]
-                if stream.codec_context is None:
-                    raise ClipError(str(path), "has a codec that cannot be decoded here")
-                fps = float(stream.average_rate or stream.guessed_rate or 0) or 30.0
-                packet_times: list[int | None]
-                if container.format.name == "yuv4mpegpipe":
-                    # Fixed size: the header and the file's length say it all.
-                    packet_times = list(range(stream.duration or 0))
-                else:
-                    packets = container.demux(stream)
-                    packet_times = [p.pts for p in packets if p.size and not p.is_discard]
+                stream = _stream(container, path)
+                timing = timing_of(container, stream)
                 height, width = stream.codec_context.height, stream.codec_context.width
+            first = _first(path)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise ClipError(str(path), f"is not a readable video ({_reason(error)})") from error
-        frames = len(packet_times)
-        if not (frames and height and width):
+        if not (timing.frames and height and width):
             raise ClipError(str(path), "has no frames")
-        known = [time for time in packet_times if time is not None]
-        times = np.sort(np.array(known, np.int64)) if len(known) == frames else None
-        return VideoFile(path, ClipInfo(path.stem, frames, height, width, fps), times)
+        if first is not None and turn_of(first).sideways:
+            height, width = width, height
+        info = ClipInfo(path.stem, timing.frames, height, width, float(timing.fps))
+        return VideoFile(path, info, timing.times, Stated() if first is None else _stated(first))
 
     def decode(self, start: int = 0, count: int | None = None) -> list[av.VideoFrame]:
         """Frames from `start` on as the decoder gives them, `count` or as many as there are.
@@ -156,8 +141,8 @@ class VideoFile:
     ) -> list[av.VideoFrame]:  # fmt: skip
         """What `pick` takes of the frames after the key frame at or before the time `seek`."""
         try:
-            with av.open(f"file:{self.path}") as container, _complaints() as complaints:
-                stream = container.streams.video[0]
+            with av.open(f"file:{self.path}") as container, complaints() as heard:
+                stream = _stream(container, self.path)
                 # A damaged clip is an error, but decoders would rather paint over the damage.
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
                 stream.codec_context.thread_count = 1  # worker processes share the cores
@@ -166,8 +151,7 @@ class VideoFile:
                 frames = list(pick(container.decode(stream)))
         except (av.FFmpegError, OSError) as error:
             raise ClipError(str(self.path), f"cannot be decoded ({_reason(error)})") from error
-        checksum = any("CRC mismatch" in message for _, _, message in complaints)
-        if checksum or any(frame.is_corrupt for frame in frames):
+        if heard.damage or any(frame.is_corrupt for frame in frames):
             raise ClipError(str(self.path), "has damaged frames")
         return frames
 
@@ -179,16 +163,26 @@ def _from(frames: Iterator[av.VideoFrame], time: int, count: int) -> Iterable[av
     )
 
 
-@contextmanager
-def _complaints() -> Iterator[list[tuple[int, str, str]]]:
-    """FFmpeg's error messages: FFV1 tells of a failed checksum nowhere else."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture() as messages:
-            yield messages
-    finally:
-        av.logging.set_level(level)
+def _stream(container: InputContainer, path: Path) -> av.VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, av.VideoStream):
+        raise ClipError(str(path), "has no video stream")
+    if stream.codec_context is None:
+        raise ClipError(str(path), "has a codec that cannot be decoded here")
+    return stream
+
+
+def _first(path: Path) -> av.VideoFrame | None:
+    """The first frame; None where it is damaged, which whoever reads the clip is told."""
+    with suppress(av.FFmpegError), av.open(f"file:{path}") as container, complaints():
+        return next(container.decode(_stream(container, path)), None)
+    return None
+
+
+def _stated(frame: av.VideoFrame) -> Stated:
+    ranges = {int(ColorRange.JPEG): "full", int(ColorRange.MPEG): "limited"}
+    known = None if frame.format.is_rgb else ranges.get(int(frame.color_range))
+    return Stated(matrix_of(frame), known)
 
 
 class RawVideos(Source):
@@ -273,19 +267,21 @@ class RawFile:
 
 
 def to_array(frames: list[av.VideoFrame], colour: Colour, clip: VideoFile | RawFile) -> np.ndarray:
-    """A clip's decoded frames as uint8 (T, 3, H, W) RGB.
+    """A clip's decoded frames as uint8 (T, 3, H, W) RGB, as they are shown.
 
     Raises ClipError if a frame is not of the size that the clip began with.
     """
     height, width = clip.info.height, clip.info.width
     array = np.empty((len(frames), 3, height, width), np.uint8)
     for target, frame in zip(array, frames, strict=True):
-        if (frame.height, frame.width) != (height, width):
-            raise ClipError(
-                str(clip.path),
-                f"changes its size from {width}x{height} to {frame.width}x{frame.height}",
-            )
-        target[:] = colour.rgb(frame).transpose(2, 0, 1)
+        try:
+            picture = colour.rgb(frame)
+        except UserError as error:
+            raise ClipError(str(clip.path), str(error)) from error
+        if picture.shape[1:] != (height, width):
+            size = f"{picture.shape[2]}x{picture.shape[1]}"
+            raise ClipError(str(clip.path), f"changes its size from {width}x{height} to {size}")
+        target[:] = picture
     return array
 
 

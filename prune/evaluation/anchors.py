@@ -7,8 +7,8 @@ import numpy as np
 from lvc.anchor import anchor
 from lvc.encoders import ENCODERS
 from prune.data.source import Source
+from prune.evaluation.clips import read_clips
 from prune.evaluation.metrics import mean
-from prune.evaluation.rate_distortion import read_clips
 
 QPS = (22, 27, 32, 37)
 """The four of the video coding groups' common test conditions."""

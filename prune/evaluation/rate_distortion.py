@@ -15,17 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune.data.source import ClipError, ClipInfo, Source, too_small
+from prune.data.source import Source
+from prune.evaluation.clips import Skip, checked, number_of_clips, own_clips
 from prune.evaluation.coding_loop import Bits, loop, possible_bits
 from prune.evaluation.metrics import Measure, average, bd, mean, ms_ssim, psnr, why_no_ms_ssim
+from prune.evaluation.spread import Spread
 from vcodecs import UserError, VideoCodec
 from vcodecs.intra import IntraCodec
-
-MIN_SIDE = 16
-"""Smallest side in pixels that codecs take."""
-
-MAX_CLIPS = 10_000
-"""More clips than this are an endless source rather than a data set."""
 
 Progress = Callable[[int, int, str], None]
 """Called with (codings done, codings in all, what was just done)."""
@@ -236,6 +232,7 @@ def evaluate(
     progress: Progress | None = None,
     pictures: int = 3,
     bits: Bits = "real",
+    spread: Spread | None = None,
 ) -> Evaluation:
     """Evaluate codecs, such as {"dense": ..., "sparse": ...}, on the same clips and I frames.
 
@@ -243,20 +240,22 @@ def evaluate(
     each of `rates`; the first `pictures` clips' last P frames are kept to look at. The codecs are
     moved to `device` and stay there. `bits` are estimated for all codecs where one of them has no
     others. A clip that cannot be read or is too small or too short is
-    left out with a warning. Raises UserError where none is left, the source is endless and `clips`
+    left out with a warning. Of several processes each codes the clips that `spread` gives it, and
+    all return the same. Raises UserError where none is left, the source is endless and `clips`
     is None, or a codec gives values that are not finite.
     """
+    spread = spread or Spread()
     if not codecs or not rates:
         raise ValueError("nothing to evaluate: no codec or no rate point")
     done = 0
-    points: list[ClipPoint] = []
-    shown: list[DecodedPicture] = []
-    skipped: dict[str, str] = {}
+    points: dict[int, list[ClipPoint]] = {}
+    shown: dict[int, DecodedPicture] = {}
+    skipped: dict[int, Skip] = {}
     if "estimated" in {possible_bits(codec, bits) for codec in codecs.values()}:
         bits = "estimated"
     for codec in codecs.values():
         codec.to(device)
-    for info, original in read_clips(source, frames, clips, skipped):
+    for index, info, original in own_clips(source, frames, clips, skipped, spread):
         i_frames = code_i_frames(original, intra, gop, rates[0], device)
         last_p = max(set(range(frames)) - set(i_frames))
         for rate in rates:
@@ -273,12 +272,14 @@ def evaluate(
                 results[label] = result
                 done += 1
                 if progress:
-                    usable = number_of_clips(source, clips) - len(skipped)
+                    usable = number_of_clips(source, clips) // spread.count - len(skipped)
                     text = _progress_text(label, info.name, rate, result)
                     progress(done, usable * len(rates) * len(codecs), text)
-            points.append(ClipPoint(info.name, rate, results))
+            point = ClipPoint(info.name, rate, results)
+            points.setdefault(index, []).append(point)
             if show:
-                shown.append(_picture(points[-1], last_p, original))
+                shown[index] = _picture(point, last_p, original)
+    left_out = checked(source, clips, spread.merged(skipped))
     return Evaluation(
         codecs=tuple(codecs),
         rates=tuple(rates),
@@ -286,47 +287,10 @@ def evaluate(
         bits=bits,
         frames=frames,
         gop=gop,
-        points=tuple(points),
-        pictures=tuple(shown),
-        skipped=source.skipped | skipped,
+        points=tuple(point for some in spread.merged(points).values() for point in some),
+        pictures=tuple(spread.merged(shown).values())[:pictures],
+        skipped=source.skipped | left_out,
     )
-
-
-def number_of_clips(source: Source, clips: int | None) -> int:
-    """How many of a source's clips to use: the first `clips`, or all where None."""
-    count = len(source) if clips is None else min(clips, len(source))
-    if count > MAX_CLIPS:
-        raise UserError(f"{source.name}: an endless source; say how many of its clips to use")
-    return count
-
-
-def read_clips(
-    source: Source, frames: int, clips: int | None, skipped: dict[str, str]
-) -> Iterator[tuple[ClipInfo, np.ndarray]]:
-    """The first `frames` frames of the first `clips` clips: uint8 RGB (T, 3, H, W).
-
-    Clips that cannot be read, are too short or too small go into `skipped` with the reason.
-    Raises UserError where none is left.
-    """
-    count = number_of_clips(source, clips)
-    for index in range(count):
-        name = f"clip {index}"
-        try:
-            info = source.info(index)
-            name = info.name
-            reason = too_small(info, frames, MIN_SIDE)
-            original = None if reason else source.read(index, 0, frames)
-        except UserError as error:
-            reason = error.reason if isinstance(error, ClipError) else str(error)
-        if reason:
-            # Files in different folders may have one name; each counts.
-            skipped[name if name not in skipped else f"{name} (clip {index})"] = reason
-        else:
-            assert original is not None
-            yield info, original
-    if len(skipped) == count:
-        first = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:1])
-        raise UserError(f"{source.name}: none of its {count} clips can be used{first}")
 
 
 def _progress_text(label: str, clip: str, rate: float | None, result: ClipResult) -> str:

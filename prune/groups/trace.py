@@ -33,7 +33,7 @@ class Traced:
 
 
 def trace(codec: VideoCodec, units: str = "heads") -> Traced:
-    """Run a P frame behind another, with its full reference, and one behind an I frame.
+    """Run a P frame behind an I frame, and P frames behind others: one of each turn.
 
     `units`: of attention over heads, whole "heads" go or "positions" of all. The codec is left as
     it was; no random numbers are drawn from torch's global generator.
@@ -45,9 +45,9 @@ def trace(codec: VideoCodec, units: str = "heads") -> Traced:
         device = next(codec.parameters()).device
         frame = torch.rand(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE, device=device)
         try:
-            full = _full_reference(codec.eval(), frame)
+            references = _references(codec.eval(), frame)
             codec.requires_grad_(True)  # what leads to a result is read from autograd's graph
-            return _followed(codec, frame, (Reference(full.frame), full), units)
+            return _followed(codec, frame, references, units)
         finally:
             codec.train(training)
             for parameter, state in wanted.items():
@@ -72,6 +72,9 @@ def _followed(
 
 
 @torch.no_grad()
-def _full_reference(codec: VideoCodec, frame: Tensor) -> Reference:
-    """A reference with every field that the codec uses: the one behind a first P frame."""
-    return codec.code(frame, Reference(frame.flip(-1)), codec.rates()[0], None).reference
+def _references(codec: VideoCodec, frame: Tensor) -> list[Reference]:
+    """References of an I frame and of as many P frames behind it as take turns."""
+    found = [Reference(frame.flip(-1))]
+    for _ in range(codec.turns):
+        found.append(codec.code(frame, found[-1], codec.rates()[0], None).reference)
+    return found

@@ -24,7 +24,7 @@ from lvc.files import atomic_write, replacing
 from lvc.pictures import SIZE_MULTIPLE
 from lvc.steps import Step
 from prune.onnx_export.deformable import onnx_translations
-from prune.onnx_export.failures import cannot_run, refusal
+from prune.onnx_export.refusal import explained
 from vcodecs import DecoderGraph, UserError, VideoCodec
 from vcodecs.coding import can_code, entropy_of, identity
 from vcodecs.contract import WaveGraph
@@ -55,8 +55,8 @@ def export_bundle(
     """Write the bundle to `folder`; returns the largest relative difference to torch.
 
     `deformable`: what deformable convolutions become. Torch computes them by its own operator.
-    UserError when onnxruntime and torch differ by more than 1e-4 in any output: then nothing
-    that claims to be a bundle is left behind.
+    UserError when a graph cannot be exported, or onnxruntime and torch differ by more than 1e-4 in
+    any output: then nothing that claims to be a bundle is left behind.
     """
     folder = Path(folder)
     # Until it is whole again there is no bundle here, whatever an earlier export left.
@@ -69,7 +69,7 @@ def export_bundle(
     entries = []
     for graph in graphs:
         path = folder / f"{graph.name}.onnx"
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, explained(graph.name):
             with computed_by(folded, deformable):
                 _export_graph(graph, temporary, size.dynamic)
             worst = max(worst, _check(graph.name, temporary, _cases(folded, graph.name, size)))
@@ -117,43 +117,33 @@ def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _write_onnx(
-    name: str,
     module: torch.nn.Module,
     inputs: Mapping[str, np.ndarray],
     outputs: Sequence[str],
     shapes: Sequence[Mapping[int, object]] | None,
     path: Path,
 ) -> None:
-    """Trace graph `name` on inputs by name; `shapes`: the dimensions of each that are dynamic.
-
-    UserError of one line where torch cannot export it.
-    """
-    try:
-        with _silence():
-            program = torch.onnx.export(
-                module,
-                tuple(torch.from_numpy(value) for value in inputs.values()),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                # The module takes any number of inputs, so their shapes are those of one argument.
-                dynamic_shapes=None if shapes is None else (shapes,),
-                verbose=False,
-                custom_translation_table=onnx_translations(),
-            )
-    except UserError:
-        raise
-    except Exception as error:  # a user's own code under torch's exporter: anything
-        raise refusal(name, error) from error
+    """Trace `module` on inputs by name; `shapes`: the dimensions of each that are dynamic."""
+    with _silence():
+        program = torch.onnx.export(
+            module,
+            tuple(torch.from_numpy(value) for value in inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            # The module takes any number of inputs, so their shapes are those of one argument.
+            dynamic_shapes=None if shapes is None else (shapes,),
+            verbose=False,
+            custom_translation_table=onnx_translations(),
+        )
     assert program is not None
     program.save(path)
 
 
 def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
     shapes = tuple(_dynamic_shape(spec.stride) for spec in graph.inputs.values())
-    inputs = example_inputs(graph)
-    _write_onnx(graph.name, graph, inputs, graph.outputs, shapes if dynamic else None, path)
+    _write_onnx(graph, example_inputs(graph), graph.outputs, shapes if dynamic else None, path)
 
 
 def _dynamic_shape(stride: int) -> dict[int, object]:
@@ -177,19 +167,12 @@ def _cases(folded: VideoCodec, name: str, size: Size) -> Iterator[Case]:
 
 def _check(name: str, path: Path, cases: Iterable[Case]) -> float:
     """torch against onnxruntime; UserError where they differ by more than the tolerance."""
-    try:
-        running, worst = session(path), 0.0
-    except Exception as error:  # onnxruntime's exceptions have no class in common
-        raise cannot_run(name, error) from error
+    running, worst = session(path), 0.0
     for module, inputs in cases:
         with torch.no_grad():
             expected = module(*(torch.from_numpy(value) for value in inputs.values()))
         expected = (expected,) if isinstance(expected, Tensor) else expected
-        try:
-            found = running.run(None, inputs)
-        except Exception as error:
-            raise cannot_run(name, error) from error
-        worst = max(worst, _largest_difference(expected, found))
+        worst = max(worst, _largest_difference(expected, running.run(None, inputs)))
     torch.set_flush_denormal(False)
     if not worst <= TOLERANCE:
         raise UserError(
@@ -235,9 +218,9 @@ def _export_wave(codec: VideoCodec, wave: WaveGraph, folder: Path) -> dict:
         }
 
     module = _Wave(codec, wave)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, explained(wave.name):
         shapes = tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs)
-        _write_onnx(wave.name, module, inputs(3), wave.outputs, shapes, temporary)
+        _write_onnx(module, inputs(3), wave.outputs, shapes, temporary)
         _check(wave.name, temporary, [(module, inputs(count)) for count in (3, 1, 40)])
     return {
         "name": wave.name,
@@ -279,16 +262,19 @@ def _step(step: Step) -> dict:
 @contextlib.contextmanager
 def _silence():
     """The exporter prints its progress and notes to its own developers: keep them back."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels, disabled = [logger.level for logger in loggers], logging.root.manager.disable
-    logging.disable(logging.ERROR)  # what fails is said in one line, not in the exporter's words
+    names = ("torch.onnx", "torch.fx", "torch.export", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(disabled)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -17,6 +17,7 @@ from prune.pipeline.training import phases_of, settings_of
 from prune.recipe.schema import Recipe
 from prune.sparsify.cost import CostModel
 from prune.sparsify.selection import by_magnitude
+from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
@@ -29,8 +30,8 @@ class Job:
     `base` is the recipe file's folder. UserErrors name the setting that is at fault.
     """
 
-    def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe, self.base = recipe, base
+    def __init__(self, recipe: Recipe, base: Path, processes: Processes | None = None) -> None:
+        self.recipe, self.base, self.processes = recipe, base, processes or Processes()
         self.warnings: list[str] = []
         self._settings: dict[str, TrainerSettings] = {}
 
@@ -66,7 +67,7 @@ class Job:
             codec = vcodecs.create(section.name, self.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
-                checkpoints.load_into(codec, section.checkpoint)
+                checkpoints.load_into(codec, section.checkpoint.path, section.checkpoint.key)
         else:
             self.warnings.append(
                 f"codec.checkpoint is not set: {section.name} ({self.preset}) starts from "
@@ -175,7 +176,7 @@ class Job:
         section = self.recipe.codec
         inputs = section.model_dump() | {"seed": self.recipe.seed}
         if section.checkpoint is not None:
-            content = checkpoints.find(section.checkpoint).read_bytes()
+            content = checkpoints.find(section.checkpoint.path).read_bytes()
             inputs["sha256"] = hashlib.sha256(content).hexdigest()
         return inputs
 
@@ -183,7 +184,7 @@ class Job:
         """The training data as far as a listing tells: sources, and how many clips they have."""
         data = self.recipe.data
         listed = [
-            [spec.model_dump(mode="json"), len(source)]
+            [spec.compared(), len(source)]
             for spec, (source, _) in zip(data.train, self.train_sources, strict=True)
         ]
         return [listed, data.crop, data.batch]
@@ -193,5 +194,5 @@ class Job:
         return [self.recipe.measure.height, self.recipe.measure.width]
 
     def evaluation_inputs(self) -> list[Any]:
-        specs = [spec.model_dump(mode="json") for spec in self.recipe.data.eval]
+        specs = [spec.compared() for spec in self.recipe.data.eval]
         return [specs, [len(s) for s in self.eval_sources], self.recipe.evaluate.model_dump()]

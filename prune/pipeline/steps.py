@@ -14,7 +14,8 @@ from rich.text import Text
 
 from lvc.files import atomic_write, leftovers
 from prune.progress import console
-from prune.training.settings import STATE
+from prune.training.processes import Processes
+from prune.training.saved_state import state_files
 from vcodecs import UserError
 
 VERSION = 1
@@ -40,50 +41,77 @@ class Steps:
     by an unfinished step of the same fingerprint is kept (training goes on in it); one of another
     fingerprint, or with a file of its results gone, is emptied and the step done anew, and with
     it all that build on it.
+
+    Of several processes the first one works and keeps the records while the others wait, or all
+    of them work (`together`); the folder has to be one that all of them see.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, processes: Processes | None = None) -> None:
+        self.folder, self.processes = folder, processes or Processes()
         self.made: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
 
     def __call__(
-        self, name: str, inputs: Any, work: Callable[[Path], None], after: str | None = None
+        self,
+        name: str,
+        inputs: Any,
+        work: Callable[[Path], None],
+        after: str | None = None,
+        together: bool = False,
     ) -> Path:
         """Make sure that step `name` is done; returns its folder.
 
         `work(folder)` leaves its results there. `inputs` is whatever JSON can hold. `after`: the
-        step that this one builds on, where that is not the one called before. UserError when the
-        folder holds files of someone else.
+        step that this one builds on, where that is not the one called before. `together`: all
+        processes work, of which the first one writes. UserError when the folder holds files of
+        someone else.
         """
         before = after or next(reversed(self.made), "")
         text = json.dumps(
             [VERSION, self.made.get(before), name, inputs], sort_keys=True, default=str
         )
-        fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        folder = self.folder / name
-        record = _read(folder)
-        if record is None or record.fingerprint != fingerprint:
-            record = Record(fingerprint, made=secrets.token_hex(16))
-            _empty(folder)
-            _write(folder, record)
-        if not record.done:
-            console.print(Text(name, "bold"))
-            for path in leftovers(folder):
-                path.unlink()
-            start = time.monotonic()
-            work(folder)
-            # What an interrupted attempt took is not known and not counted.
-            record.seconds = time.monotonic() - start
-            record.results = sorted({path.name for path in folder.iterdir()} - {RECORD, STATE})
-            record.done = True
-            _write(folder, record)
-            (folder / STATE).unlink(missing_ok=True)
-        else:
+        folder, first = self.folder / name, self.processes.first
+        record = _begin(folder, hashlib.sha256(text.encode()).hexdigest()) if first else None
+        known = self.processes.agreed(record)
+        assert known is not None  # the first process's
+        if known.done:
             console.print(f"{name}: done before")
-        self.made[name] = record.made
-        self.seconds[name] = record.seconds
+        else:
+            console.print(Text(name, "bold"))
+            start = time.monotonic()
+            if first or together:
+                work(folder)
+            # What an interrupted attempt took is not known and not counted.
+            known.seconds = time.monotonic() - start
+            if first:
+                _end(folder, known)
+            self.processes.agreed(None)  # nobody reads results before they are there
+        self.made[name] = known.made
+        self.seconds[name] = known.seconds
         return folder
+
+
+def _begin(folder: Path, fingerprint: str) -> Record:
+    """The record of the step as it is found, or of one to be done anew."""
+    record = _read(folder)
+    if record is None or record.fingerprint != fingerprint:
+        record = Record(fingerprint, made=secrets.token_hex(16))
+        _empty(folder)
+        _write(folder, record)
+    if not record.done:
+        for path in leftovers(folder):
+            path.unlink()
+    return record
+
+
+def _end(folder: Path, record: Record) -> None:
+    states = state_files(folder)
+    results = {path.name for path in folder.iterdir()} - {path.name for path in states}
+    record.results = sorted(results - {RECORD})
+    record.done = True
+    _write(folder, record)
+    for path in states:
+        path.unlink()
 
 
 def _read(folder: Path) -> Record | None:

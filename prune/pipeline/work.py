@@ -13,6 +13,7 @@ from lvc.decode import INTRA_FOLDER
 from prune.data.source import ClipError
 from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
+from prune.evaluation.spread import Spread
 from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency, providers
 from prune.measure.onnx_macs import bundle_macs
@@ -57,6 +58,8 @@ def sparsify(job: Job, folder: Path) -> None:
             _device(job),
             lambda codec, along: _train(job, codec, "train", recipe.train, along, folder),
         )
+    if not job.processes.first:
+        return
     write_json(folder / "kept.json", kept)
     write_json(folder / "curves.json", curves)
     checkpoints.save(masked, folder / WEIGHTS)
@@ -97,6 +100,8 @@ def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
         _device(job),
         lambda codec, along: _train(job, codec, "finetune", recipe.finetune, along, folder),
     )
+    if not job.processes.first:
+        return
     checkpoints.save(codec, folder / WEIGHTS, kept)
     write_json(folder / "curves.json", curves)
 
@@ -120,6 +125,7 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
             progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
             pictures=section.pictures if number == 0 else 0,
             bits=section.bits,
+            spread=Spread(job.processes.rank, job.processes.count, job.processes.gathered),
         )
         entry = result.quality_entry(source.name)
         if section.anchors:
@@ -134,10 +140,11 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
                 f"evaluation of {source.name}: codec {job.teacher.name} has no `coding`, "
                 "so the bits of its P frames are estimates"
             )
-        if number == 0:
+        if number == 0 and job.processes.first:
             _save_pictures(result, folder / "pictures.npz")
     job.teacher.cpu()
-    write_json(folder / "quality.json", {"entries": entries, "warnings": notes})
+    if job.processes.first:
+        write_json(folder / "quality.json", {"entries": entries, "warnings": notes})
 
 
 def export(job: Job, codec: VideoCodec, folder: Path) -> None:

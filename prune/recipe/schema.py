@@ -10,8 +10,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -67,10 +69,27 @@ def _as_lagrangian(value: Any) -> Any:
 Lagrangian = Annotated[float | list[float], PlainValidator(_as_lagrangian)]
 
 
+class CheckpointSection(Section):
+    """Weights to start from. A bare string stands for a `path`."""
+
+    path: str = Field(description="file, or the name of bundled weights")
+    key: str | None = Field(None, description="which weights, where a file has several: params_ema")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _as_written_without_key(self, handler: SerializerFunctionWrapHandler) -> Any:
+        # A run that was begun before there were keys goes on: what it was made from is the same.
+        return self.path if self.key is None else handler(self)
+
+
 class CodecSection(Section):
     name: str
     preset: str = "official"
-    checkpoint: str | None = Field(None, description="file, or the name of bundled weights")
+    checkpoint: CheckpointSection | None = None
     lagrangian: Lagrangian = Field(
         1024.0, alias="lambda", description="of lambda * MSE + bpp; one for each rate point"
     )
@@ -85,6 +104,12 @@ class DataSection(Section):
     held_back: int = Field(
         0, ge=0, le=1000, description="training clips that only the score is taken on"
     )
+
+
+HOW = frozenset(
+    ("checkpoint_seconds", "keep_checkpoints", "accumulate", "recompute", "compile", "skips")
+)
+"""Keys of a training that say how it is computed: they change its result by rounding alone."""
 
 
 class PhaseSpec(Section):
@@ -107,6 +132,15 @@ class TrainSection(Section):
     precision: Precision = Field("auto", description="bf16 where the device is fast at it")
     device: Literal["auto", "cpu"] = "auto"
     checkpoint_seconds: float = Field(30.0, gt=0)
+    keep_checkpoints: int = Field(2, ge=1, le=1000, description="newest states that stay on disk")
+    accumulate: int = Field(
+        1, ge=1, le=4096, description="parts that a batch goes through the codec in"
+    )
+    recompute: bool = Field(False, description="less memory, more time: frames coded twice")
+    compile: bool = Field(False, description="torch.compile, where nothing trains along")
+    skips: int = Field(
+        3, ge=1, le=10**6, description="steps in a row without a finite loss that end it"
+    )
     average: float | None = Field(
         None, gt=0, lt=1, description="decay of averaged weights, which are then what is left"
     )
@@ -212,3 +246,10 @@ class Recipe(TeacherRecipe):
     finetune: TrainSection
     export: ExportSection = ExportSection()
     measure: MeasureSection = MeasureSection()
+
+    @model_validator(mode="after")
+    def _codes_twice(self) -> "Recipe":
+        """The teacher's own run over a frame goes on from its last one, and cannot be repeated."""
+        if self.distill.source == "network" and (self.train.recompute or self.finetune.recompute):
+            raise ValueError("`recompute` does not go with distill.source network; take local")
+        return self

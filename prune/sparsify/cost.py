@@ -1,4 +1,8 @@
-"""The MACs of a decoder as a function of how many channels each group keeps."""
+"""What a decoder costs as a function of how many channels each group keeps: here its MACs.
+
+`prune.sparsify.time_cost` has the same interface for milliseconds. Sparsifier, final choice and
+plan know no more of a cost than this: `total` and `fraction` of counts, and what moves change.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -21,6 +25,8 @@ class CostModel:
     What a deformable convolution's fetching costs goes by its inputs alone. Exact for all of
     these, transposed ones and GDN; differentiable in the counts.
     """
+
+    of = "MACs"
 
     def __init__(self, codec: VideoCodec, channels: Channels, height: int, width: int) -> None:
         dense = decoder_macs(codec, height, width)
@@ -47,13 +53,45 @@ class CostModel:
         shares = [_fetching(codec, name) for name in self.layers]
         self.fetching = torch.tensor(shares, dtype=torch.float64)
 
+    def price(self, ins: Tensor, outs: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What each layer costs with these parts (..., L) of its inputs and outputs.
+
+        `rows` (R,): of these layers alone, `ins` and `outs` are then (..., R).
+        """
+        macs, fetching = (x if rows is None else x[rows] for x in (self.macs, self.fetching))
+        return macs * ins * (fetching + (1 - fetching) * outs)
+
+    def prices(self, counts: Tensor) -> Tensor:
+        """What each layer costs with `counts` (..., G) channels kept: (..., L)."""
+        return self.price(*self._parts(counts.double()))
+
     def total(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
-        """MACs with `counts` (G,) channels kept, of all decoder modules or of these."""
-        counts = counts.double()
-        ins = self.fixed_inputs + self.inputs @ counts
-        outs = self.fixed_outputs + self.outputs @ counts
-        costs = self.macs * ins * (self.fetching + (1 - self.fetching) * outs)
-        return costs.sum() if modules is None else costs[self._rows(modules)].sum()
+        """The cost with `counts` (..., G) channels kept, of all decoder modules or of these."""
+        costs = self.prices(counts)
+        return (costs if modules is None else costs[..., self._rows(modules)]).sum(-1)
+
+    def after_moves(self, counts: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+        """Fractions after each of `moves` (M, G), what it adds to `counts`: (M,), and after any two
+        of them: (M, M).
+
+        Only layers that both moves touch have to be priced for a pair.
+        """
+        ins, outs = self._parts(counts.double())
+        more_ins, more_outs = moves.double() @ self.inputs.T, moves.double() @ self.outputs.T
+        here = self.price(ins, outs)
+        change = self.price(ins + more_ins, outs + more_outs) - here
+        touched = (more_ins != 0) | (more_outs != 0)
+        i, j, row = (touched[:, None] & touched[None]).nonzero(as_tuple=True)
+        both = self.price(
+            ins[row] + more_ins[i, row] + more_ins[j, row],
+            outs[row] + more_outs[i, row] + more_outs[j, row],
+            row,
+        )
+        own = change.sum(1)
+        pairs = own[:, None] + own
+        pairs.index_put_((i, j), both - here[row] - change[i, row] - change[j, row], True)
+        dense, now = self.total(self.sizes), here.sum()
+        return (now + own) / dense, (now + pairs) / dense
 
     def fraction(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
         """`total` over that of the dense decoder."""
@@ -62,6 +100,11 @@ class CostModel:
     def least(self, modules: Iterable[str] | None = None, floor: Sequence[int] = ()) -> float:
         """The smallest fraction that is possible with `floor` (G,) channels a group."""
         return float(self.fraction(torch.tensor(floor, dtype=torch.float64), modules))
+
+    def _parts(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of each layer's inputs and outputs that counts (..., G) leave: (..., L)."""
+        ins = self.fixed_inputs + counts @ self.inputs.T
+        return ins, self.fixed_outputs + counts @ self.outputs.T
 
     def _rows(self, modules: Iterable[str]) -> Tensor:
         wanted = tuple(modules)

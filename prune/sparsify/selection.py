@@ -107,11 +107,10 @@ def _meet(
         here = _fraction(position, widths, cost)
         step = -1 if here > budget else 1
         best, best_price = None, math.inf
-        for g in range(len(position)):
-            moved = _moved(position, widths, g, step)
-            if moved is None or g == frozen:
-                continue
-            there = _fraction(moved, widths, cost)
+        possible = [(g, moved) for g in range(len(position)) if g != frozen
+                    and (moved := _moved(position, widths, g, step)) is not None]  # fmt: skip
+        reached = _fractions([moved for _, moved in possible], widths, cost)
+        for (g, moved), there in zip(possible, reached, strict=True):
             if (there - budget) * step > 0 or there == here:
                 continue  # past the budget: left to the fitting below
             first, last = sorted((widths[g][position[g]], widths[g][moved[g]]))
@@ -150,26 +149,35 @@ def _fit(position: list[int], widths: list[list[int]], cost: CostModel, budget: 
     """The nearest to the budget within two single-width moves, repeated while it helps."""
     error = abs(_fraction(position, widths, cost) - budget)
     while error > TOLERANCE / 4:
-        single = [
-            moved
-            for g in range(len(position))
-            for step in (-1, 1)
-            if (moved := _moved(position, widths, g, step)) is not None
-        ]
-        double = [
-            moved
-            for first in single
-            for g in range(len(position))
-            for step in (-1, 1)
-            if (moved := _moved(first, widths, g, step)) is not None
-        ]
-        best = min(
-            single + double, key=lambda p: abs(_fraction(p, widths, cost) - budget), default=None
-        )
-        if best is None or abs(_fraction(best, widths, cost) - budget) >= error - 1e-9:
+        found = _nearest_moves(position, widths, cost, budget)
+        if found is None or abs(_fraction(found, widths, cost) - budget) >= error - 1e-9:
             break
-        position, error = best, abs(_fraction(best, widths, cost) - budget)
+        position, error = found, abs(_fraction(found, widths, cost) - budget)
     return position
+
+
+def _nearest_moves(
+    position: list[int], widths: list[list[int]], cost: CostModel, budget: float
+) -> list[int] | None:
+    """One or two single-width moves, of one group or of two, after which the cost is nearest."""
+    here = _counts(position, widths)
+    single = [(g, step) for g in range(len(position)) for step in (-1, 1)
+              if _moved(position, widths, g, step)]  # fmt: skip
+    if not single:
+        return None
+    after = [_moved(position, widths, g, step) for g, step in single]
+    again = [_moved(position, widths, g, 2 * step) for g, step in single]
+    moves = torch.stack([_counts(p, widths) - here for p in after if p])
+    once, pairs = (abs(f - budget) for f in cost.after_moves(here, moves))
+    groups = torch.tensor([g for g, _ in single])
+    pairs[groups[:, None] == groups] = math.inf
+    for i, further in enumerate(again):
+        if further is not None:
+            pairs[i, i] = abs(_fraction(further, widths, cost) - budget)
+    if float(once.min()) <= float(pairs.min()):
+        return after[int(once.argmin())]
+    i, j = divmod(int(pairs.argmin()), len(single))
+    return again[i] if i == j else _moved(after[i] or [], widths, *single[j])
 
 
 def _moved(position: list[int], widths: list[list[int]], g: int, step: int) -> list[int] | None:
@@ -180,7 +188,17 @@ def _moved(position: list[int], widths: list[list[int]], g: int, step: int) -> l
 
 
 def _fraction(position: list[int], widths: list[list[int]], cost: CostModel) -> float:
-    return float(cost.fraction(_tensor([n[p] for n, p in zip(widths, position, strict=True)])))
+    return float(cost.fraction(_counts(position, widths)))
+
+
+def _fractions(positions: list[list[int]], widths: list[list[int]], cost: CostModel) -> list[float]:
+    if not positions:
+        return []
+    return cost.fraction(torch.stack([_counts(p, widths) for p in positions])).tolist()
+
+
+def _counts(position: list[int], widths: list[list[int]]) -> Tensor:
+    return _tensor([n[p] for n, p in zip(widths, position, strict=True)])
 
 
 def _nearest(widths: list[int], count: int) -> int:

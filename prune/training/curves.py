@@ -1,7 +1,9 @@
 """What a training notes of itself: curves, how far it is, where its time goes."""
 
+import json
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -45,3 +47,14 @@ class Pace:
         found = {"speed": self.steps / passed, "waiting": self.waiting / passed}
         self.steps, self.waiting, self.began = 0, 0.0, time.monotonic()
         return found
+
+
+def log(folder: Path, stage: str, step: int, figures: dict[str, float]) -> None:
+    """Append a line of JSON to `folder`/log.jsonl: seconds since 1970, stage, step and figures.
+
+    A training that goes on after a kill writes the steps since its state a second time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    line = {"time": round(time.time(), 3), "stage": stage, "step": step, **figures}
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

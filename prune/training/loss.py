@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcodecs import Reference, Stage, VideoCodec
+from vcodecs import Reference, Stage, VideoCodec, noise
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def rate_distortion(
     return Outcome(_mean(losses), _mean(rates), _mean(errors))
 
 
-def _as_decoded(frame: Tensor, noise: float) -> Tensor:
-    if not noise:
+def _as_decoded(frame: Tensor, deviation: float) -> Tensor:
+    if not deviation:
         return frame
-    amplitude = noise * torch.rand(frame.shape[0], 1, 1, 1, device=frame.device)
-    return (frame + amplitude * torch.randn_like(frame)).clamp(0, 1)
+    amplitude = deviation * noise.uniform(frame.new_empty(len(frame), 1, 1, 1))
+    return (frame + amplitude * noise.normal(frame)).clamp(0, 1)
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -8,9 +8,6 @@ from prune.training.precision import Precision
 from prune.training.tradeoff import Tradeoff
 from vcodecs.intra import IntraCodec
 
-STATE = "state.pt"
-"""What training goes on from; of no use, and removed, once its step is done."""
-
 
 def device_of(setting: str) -> str:
     """Where `device: auto` or `cpu` puts a codec: on the GPU where there is one and it may."""
@@ -31,6 +28,16 @@ class TrainerSettings:
     precision: Precision = "auto"
     device: str = "auto"
     checkpoint_seconds: float = 30.0
+    keep_checkpoints: int = 2
+    """The newest so many states stay on disk: a damaged one falls back to the one before."""
+    accumulate: int = 1
+    """Parts that a batch goes through the codec in, one after the other."""
+    recompute: bool = False
+    """Keep no activations of a frame, and code it again on the way back: less memory, more time."""
+    compile: bool = False
+    """Compile the codec (`torch.compile`), where nothing trains along."""
+    skips: int = 3
+    """So many steps without a finite loss or gradient, one after the other, end the training."""
     average: float | None = None
     """Decay of the averaged weights, which are what the training leaves; None: the last ones."""
     validate_every: int | None = None
