@@ -11,7 +11,7 @@ from torch import Tensor
 
 NONE = -1
 """No channel: what comes from a constant."""
-MOST = 20_000_000
+MOST = 2_000_000
 """Ties of one trace; a codec of full width has some hundred thousand."""
 
 

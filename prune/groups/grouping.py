@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torchvision.ops import DeformConv2d
 
 from prune.groups.channels import Channels, Group, Member, is_boundary
 from prune.groups.leaves import makes_channels
@@ -64,8 +65,9 @@ def _groups(codec: VideoCodec, traced: Traced) -> list[Group]:
         for i, atom in enumerate(span):
             root = together.get(classes[atom])
             if root is not None:
-                mine = rows.setdefault(root, [[] for _ in order[root]])
-                mine[order[root][classes[atom]]].append(i)
+                if root not in rows:
+                    rows[root] = [[] for _ in order[root]]
+                rows[root][order[root][classes[atom]]].append(i)
         for root, indices in rows.items():
             member = _member_of(codec, layer, side, indices)
             if member is not None:
@@ -99,8 +101,8 @@ def _member_of(
     """
     if side == "in" and not is_boundary(layer):
         target = codec.get_submodule(layer)
-        whole_groups = isinstance(target, _ConvNd) and not isinstance(target, GroupedConv)
-        if whole_groups and target.groups > 1:
+        grouped = isinstance(target, _ConvNd | DeformConv2d) and target.groups > 1
+        if grouped and not isinstance(target, GroupedConv):
             return None
     elif side == "norm" and (shape := _shape_of_parameter(codec, layer)):
         return _member_of_parameter(layer, shape, rows)

@@ -124,7 +124,7 @@ class GroupNormPruner(BasePruningFunc):
     get_in_channels = get_out_channels
 
 
-def cut_whole_groups(layer: _ConvNd, outputs: Sequence[int]) -> None:
+def cut_whole_groups(layer: _ConvNd | DeformConv2d, outputs: Sequence[int]) -> None:
     """Take these outputs, which are all of some of its groups, out of a grouped convolution.
 
     The inputs of the groups go with them; a depthwise convolution has as many groups as channels.

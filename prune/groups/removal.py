@@ -6,6 +6,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torchvision.ops import DeformConv2d
 
 from prune.groups.channels import Group, is_boundary
 from prune.groups.layer_rules import custom_pruners, cut_whole_groups
@@ -53,8 +54,8 @@ def _cut(
     """Remove these channels of one layer."""
     target = codec.get_submodule(layer)
     pruner = pruners.get_pruner_of_module(target)
-    by_whole_groups = isinstance(target, _ConvNd) and not isinstance(target, GroupedConv)
-    if side == "out" and by_whole_groups and target.groups > 1:
+    grouped = isinstance(target, _ConvNd | DeformConv2d) and target.groups > 1
+    if side == "out" and grouped and not isinstance(target, GroupedConv):
         cut_whole_groups(target, indices)
     elif side == "in":
         pruner.prune_in_channels(target, indices)

@@ -34,7 +34,8 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
 
     Counted: convolutions, transposed ones over their input positions, masked ones densely, GDN as
     the 1x1 convolution that it is, deformable ones with what their fetching takes. Not counted,
-    as by torch's counter: warping, activations, element-wise arithmetic.
+    as by torch's counter: warping, activations, element-wise arithmetic; nor the products of an
+    attention, which are in no layer.
     """
     shadow = _shadow(codec)
     by_layer = _zero(shadow, codec.decoder_modules())
