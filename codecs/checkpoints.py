@@ -16,6 +16,7 @@ from lvc.errors import UserError
 from lvc.files import replacing
 from lvc.pictures import SIZE_MULTIPLE
 from vcodecs.contract import Reference, VideoCodec
+from vcodecs.layers import GroupedConv
 from vcodecs.wrapped import unwrapped
 
 BUNDLED = Path(__file__).parent / "weights"
@@ -207,11 +208,12 @@ def _follow_widths(module: nn.Module, before: dict[str, torch.Size]) -> None:
 
 
 def _follow_groups(layer: _ConvNd | DeformConv2d, before: dict[str, torch.Size]) -> None:
-    """A grouped convolution has lost whole groups: in each of those left there are as many."""
+    """A grouped convolution has lost whole groups, in each of those left there are as many; a
+    GroupedConv has lost as many channels in each."""
     transposed = isinstance(layer, _ConvTransposeNd)
     rows, columns = layer.weight.shape[:2]
     old = before.get("weight", layer.weight.shape)
-    if layer.groups > 1 and rows != old[0]:
+    if layer.groups > 1 and rows != old[0] and not isinstance(layer, GroupedConv):
         layer.groups = max(1, rows * layer.groups // old[0])
     wide = columns * layer.groups
     layer.in_channels, layer.out_channels = (rows, wide) if transposed else (wide, rows)

@@ -96,8 +96,7 @@ def create(
     """
     kind = codec_class(name, base)
     if preset is None:
-        first = "official" if "official" in kind.presets else next(iter(kind.presets))
-        preset = origin(checkpoint).get("preset", first) if checkpoint is not None else first
+        preset = _preset_of(kind, checkpoint)
     if preset not in kind.presets:
         raise UserError(
             f"codec {name} has no preset {preset!r}; there are: {', '.join(kind.presets)}"
@@ -106,6 +105,16 @@ def create(
     if checkpoint is not None:
         load_into(codec, checkpoint, key)
     return codec
+
+
+def preset_of(name: str, checkpoint: str | Path | None = None, base: Path | None = None) -> str:
+    """The preset where none is named: the checkpoint's, else "official" or the codec's first."""
+    return _preset_of(codec_class(name, base), checkpoint)
+
+
+def _preset_of(kind: type[VideoCodec], checkpoint: str | Path | None) -> str:
+    first = "official" if "official" in kind.presets else next(iter(kind.presets))
+    return origin(checkpoint).get("preset", first) if checkpoint is not None else first
 
 
 def codec_of(checkpoint: str | Path) -> VideoCodec:

@@ -49,7 +49,8 @@ def _train(
     section = recipe.codec
     start = section.checkpoint
     file, key = (start.path, start.key) if start else (None, None)
-    codec = vcodecs.create(section.name, section.preset, file, base, key)
+    preset = section.preset if "preset" in section.model_fields_set else None
+    codec = vcodecs.create(section.name, preset, file, base, key)
     phases = phases_of(recipe, recipe.train, codec)
     opened = [(open_source(spec, base), spec.weight) for spec in recipe.data.train]
     sources, held = held_back(opened, recipe.data.held_back)

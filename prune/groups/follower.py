@@ -18,6 +18,7 @@ from prune.groups.leaves import is_reparametrised, makes_channels, rule_of
 from prune.groups.moving import padded, tie_parts, tie_picked
 from prune.groups.operations import Book
 from vcodecs import CodedFrame, VideoCodec
+from vcodecs.motion import MovedGroups
 
 CONVOLVING = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
 LARGEST_PARAMETER = 2**22
@@ -299,6 +300,8 @@ class Follower(TorchFunctionMode):
                 known = self.labels(given[0])
                 known = none(given[0].shape) if known is None else known
                 made = rule(self.book, name, layer, known, outputs[0])
+                if isinstance(layer, MovedGroups):  # motion and gates
+                    self.grids += given[1:]
                 if is_reparametrised(layer):
                     for labels in (known, made):
                         self.book.hold(labels, _reparametrised(name))

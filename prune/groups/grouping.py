@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune.groups.channels import Channels, Group, Member, is_boundary
 from prune.groups.leaves import makes_channels
 from prune.groups.trace import Traced
 from vcodecs import UserError, VideoCodec
+from vcodecs.layers import GroupedConv
 from vcodecs.parts import module_of
 
 
@@ -96,7 +98,9 @@ def _member_of(
     Of a parameter of its own, entries become indices along the one dimension that has channels.
     """
     if side == "in" and not is_boundary(layer):
-        if getattr(codec.get_submodule(layer), "groups", 1) > 1:
+        target = codec.get_submodule(layer)
+        whole_groups = isinstance(target, _ConvNd) and not isinstance(target, GroupedConv)
+        if whole_groups and target.groups > 1:
             return None
     elif side == "norm" and (shape := _shape_of_parameter(codec, layer)):
         return _member_of_parameter(layer, shape, rows)

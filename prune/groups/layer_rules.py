@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch_pruning.pruner.function import BasePruningFunc
 from torchvision.ops import DeformConv2d
 
-from vcodecs.layers import GDN, CompressAIGDN, MaskedConv, SubpelConv
+from vcodecs.layers import GDN, CompressAIGDN, GroupedConv, MaskedConv, SubpelConv
 
 
 class GDNPruner(BasePruningFunc):
@@ -143,6 +143,30 @@ def cut_whole_groups(layer: _ConvNd, outputs: Sequence[int]) -> None:
     layer.groups = len(kept)
 
 
+class GroupedConvPruner(BasePruningFunc):
+    """A grouped convolution whose groups lose as many inputs, and as many outputs, each."""
+
+    TARGET_MODULES = GroupedConv
+
+    def prune_out_channels(self, layer: GroupedConv, idxs: Sequence[int]) -> GroupedConv:
+        return tp.prune_conv_out_channels(layer, idxs)
+
+    def prune_in_channels(self, layer: GroupedConv, idxs: Sequence[int]) -> GroupedConv:
+        inputs, outputs = (n // layer.groups for n in (layer.in_channels, layer.out_channels))
+        gone = [[i - g * inputs for i in idxs if i // inputs == g] for g in range(layer.groups)]
+        parts = layer.weight.split(outputs)
+        left = [part[:, _rest(inputs, own)] for part, own in zip(parts, gone, strict=True)]
+        layer.weight = _parameter(layer.weight, torch.cat(left))
+        layer.in_channels -= len(idxs)
+        return layer
+
+    def get_out_channels(self, layer: GroupedConv) -> int:
+        return layer.out_channels
+
+    def get_in_channels(self, layer: GroupedConv) -> int:
+        return layer.in_channels
+
+
 def custom_pruners() -> dict[type[nn.Module], BasePruningFunc]:
     """One pruner for each type, freshly made."""
     return {
@@ -150,6 +174,7 @@ def custom_pruners() -> dict[type[nn.Module], BasePruningFunc]:
         CompressAIGDN: GDNPruner(),
         SubpelConv: SubpelPruner(),
         MaskedConv: MaskedConvPruner(),
+        GroupedConv: GroupedConvPruner(),
         DeformConv2d: DeformConvPruner(),
         nn.GroupNorm: GroupNormPruner(),
     }

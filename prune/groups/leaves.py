@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 from prune.groups.labels import along
 from prune.groups.operations import Book
 from vcodecs import UserError
-from vcodecs.layers import CompressAIGDN, MaskedConv, SubpelConv
+from vcodecs.layers import CompressAIGDN, GroupedConv, MaskedConv, SubpelConv
+from vcodecs.motion import MovedGroups
 
 Rule = Callable[[Book, str, nn.Module, Tensor, Tensor], Tensor]
 """(book, name of the layer, layer, labels of its input, its output) -> labels of the output."""
@@ -36,6 +37,10 @@ def rule_of(layer: nn.Module) -> Rule | None:
     """How channels go through this layer as a whole; None where what it calls is followed."""
     if isinstance(layer, SubpelConv):
         return _subpel
+    if isinstance(layer, GroupedConv):
+        return _alike_in_groups
+    if isinstance(layer, MovedGroups):
+        return _moved_groups
     if is_convolution(layer):
         return _convolution
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
@@ -84,6 +89,30 @@ def convolved(
         book.atoms.tie(read, read[:, :1])
         book.atoms.tie(mine, read[:, :1])
     return along(made, dim, output.shape)
+
+
+def _alike_in_groups(
+    book: Book, name: str, layer: nn.Module, labels: Tensor, output: Tensor
+) -> Tensor:
+    """Every group loses the same ones of its inputs, and the same ones of its outputs."""
+    assert isinstance(layer, GroupedConv)
+    book.read(name, labels, 1, layer.in_channels)
+    made = book.atoms.of(name, "out", layer.out_channels)
+    for atoms in (book.atoms.of(name, "in", layer.in_channels), made):
+        by_group = atoms.view(layer.groups, -1)
+        book.atoms.tie(by_group, by_group[:1])
+    return along(made, 1, output.shape)
+
+
+def _moved_groups(
+    book: Book, name: str, layer: nn.Module, labels: Tensor, output: Tensor
+) -> Tensor:
+    """Every group of channels, which has to stay as large as the others, at several places."""
+    assert isinstance(layer, MovedGroups)
+    each = labels[:1, :, :1, :1]
+    by_group = each.reshape(layer.groups, -1)
+    book.atoms.tie(by_group, by_group[:1])
+    return each.repeat(1, layer.places, 1, 1).expand(output.shape)
 
 
 def _subpel(book: Book, name: str, layer: nn.Module, labels: Tensor, output: Tensor) -> Tensor:

@@ -105,8 +105,12 @@ def _those(labels: Tensor) -> Tensor:
 
 
 def elementwise(book: Book, labels: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Labels of what is computed from several tensors entry by entry."""
-    total, *rest = sorted(labels, key=book.is_of_parameter)
+    """Labels of what is computed from several tensors entry by entry.
+
+    One number of a parameter that all channels meet, such as a rate's factor, ties nothing.
+    """
+    apart = [x for x in labels if not (book.is_of_parameter(x) and once(x).numel() == 1)]
+    total, *rest = sorted(apart or labels, key=book.is_of_parameter)
     for other in rest:
         book.atoms.tie(total, other)
         total = merged(total, other)

@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from prune.groups.channels import Group, is_boundary
 from prune.groups.layer_rules import custom_pruners, cut_whole_groups
 from vcodecs import VideoCodec
+from vcodecs.layers import GroupedConv
 
 
 def remove_from(
@@ -52,7 +53,8 @@ def _cut(
     """Remove these channels of one layer."""
     target = codec.get_submodule(layer)
     pruner = pruners.get_pruner_of_module(target)
-    if side == "out" and isinstance(target, _ConvNd) and target.groups > 1:
+    by_whole_groups = isinstance(target, _ConvNd) and not isinstance(target, GroupedConv)
+    if side == "out" and by_whole_groups and target.groups > 1:
         cut_whole_groups(target, indices)
     elif side == "in":
         pruner.prune_in_channels(target, indices)

@@ -21,7 +21,7 @@ from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.intra import IntraCodec, create_intra
-from vcodecs.registry import codec_class
+from vcodecs.registry import codec_class, preset_of
 
 
 class Job:
@@ -48,6 +48,15 @@ class Job:
     # ------------------------------------------------------------------ codec
 
     @cached_property
+    def preset(self) -> str:
+        """The recipe's preset; where it names none, that of the checkpoint or the codec's own."""
+        section = self.recipe.codec
+        if "preset" in section.model_fields_set:
+            return section.preset
+        with self.recipe.blame("codec.checkpoint"):
+            return preset_of(section.name, section.checkpoint, self.base)
+
+    @cached_property
     def teacher(self) -> VideoCodec:
         """The dense codec."""
         section, blame = self.recipe.codec, self.recipe.blame
@@ -55,13 +64,13 @@ class Job:
         with blame("codec.name"):
             codec_class(section.name, self.base)
         with blame("codec.preset"):
-            codec = vcodecs.create(section.name, section.preset, base=self.base)
+            codec = vcodecs.create(section.name, self.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
                 checkpoints.load_into(codec, section.checkpoint.path, section.checkpoint.key)
         else:
             self.warnings.append(
-                f"codec.checkpoint is not set: {section.name} ({section.preset}) starts from "
+                f"codec.checkpoint is not set: {section.name} ({self.preset}) starts from "
                 f"weights drawn with seed {self.recipe.seed}; its quality figures mean nothing"
             )
         return codec.eval()
@@ -69,7 +78,7 @@ class Job:
     def load(self, path: Path) -> VideoCodec:
         """A codec of this recipe with the weights of a step (dense or shrunk)."""
         section = self.recipe.codec
-        return vcodecs.create(section.name, section.preset, path, self.base).eval()
+        return vcodecs.create(section.name, self.preset, path, self.base).eval()
 
     @cached_property
     def channels(self) -> Channels:
