@@ -1,9 +1,11 @@
 """Weights in and out: our .safetensors with metadata, and the officially released files."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -128,14 +130,28 @@ def read_file(path: str | Path) -> Any:
     Read with weights_only: such files come from strangers.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"checkpoint {path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # reading a damaged pickle can raise nearly everything
         raise UserError(
             f"checkpoint {path}: damaged, or not a file of tensors alone as torch.save writes it "
-            "(anything else in it is refused, since loading that could run a stranger's code)"
+            "(anything else in it is refused, since loading that could run a stranger's code; of a "
+            "file that you trust, save the state dict alone)"
         ) from error
+
+
+def _harmless() -> list[Any]:
+    """Things beside the weights, none of which runs code: options, and numbers of numpy's.
+
+    Scores and losses are often such numbers. A pickle has the name that numpy's function for them
+    had in the version that wrote it.
+    """
+    kinds = [type(np.dtype(name)) for name in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "?")]
+    make: Any = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    return [Namespace, np.dtype, *kinds, *((make, name) for name in names)]
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:

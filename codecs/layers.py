@@ -68,6 +68,7 @@ class Bound(LowerBound):
 
     def __init__(self, least: float) -> None:
         super().__init__(least)
+        self.least = least
         self._non_persistent_buffers_set.add("bound")
 
 
@@ -76,7 +77,7 @@ class FoldedBound(nn.Module):
 
     def __init__(self, source: Bound) -> None:
         super().__init__()
-        self.least = float(source.bound)
+        self.least = source.least
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(min=self.least)

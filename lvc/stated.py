@@ -54,8 +54,15 @@ _BY_QUARTERS = {(x, 0, 0, y) for x in (1, -1) for y in (1, -1)}
 _BY_QUARTERS |= {(0, y, x, 0) for x in (1, -1) for y in (1, -1)}
 
 
+BY_EXIF = (
+    *(UPRIGHT, Turn(xx=-1), Turn(xx=-1, yy=-1), Turn(yy=-1)),
+    *(Turn(0, 1, 1, 0), Turn(0, 1, -1, 0), Turn(0, -1, -1, 0), Turn(0, -1, 1, 0)),
+)
+"""Turns that the orientations 1 to 8 of Exif ask for."""
+
+
 def turn_of(frame: av.VideoFrame) -> Turn:
-    """The turn that a file's display matrix, or a picture's Exif, asks for."""
+    """The turn that a file's display matrix asks for."""
     matrix = _display_matrix(frame)
     if matrix is None:
         return UPRIGHT
@@ -95,12 +102,15 @@ def _has_no_chroma(frame: av.VideoFrame) -> bool:
 
 
 def picture_of(
-    frame: av.VideoFrame, matrix: int | None = None, full: bool | None = None
+    frame: av.VideoFrame,
+    matrix: int | None = None,
+    full: bool | None = None,
+    turn: Turn | None = None,
 ) -> np.ndarray:
     """The frame as it is shown, uint8 RGB (3, H, W).
 
-    `matrix`, `full`: instead of what the frame states. UserError for a matrix that cannot be
-    converted.
+    `matrix`, `full`, `turn`: instead of what the frame states. UserError for a matrix that cannot
+    be converted.
     """
     number = matrix_of(frame) if matrix is None else matrix
     known = Colorspace.ITU709 if number == UNSTATED else MATRICES.get(number)
@@ -108,7 +118,7 @@ def picture_of(
         raise UserError(f"has a colour matrix (number {number}) that cannot be converted")
     full = is_full(frame) if full is None else full
     picture = frame_to_picture(frame, known, ColorRange.JPEG if full else ColorRange.MPEG)
-    return turn_of(frame).of(picture)
+    return (turn_of(frame) if turn is None else turn).of(picture)
 
 
 def display_of(stream: av.VideoStream, frame: av.VideoFrame, timing: Timing) -> Display:

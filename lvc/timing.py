@@ -29,6 +29,12 @@ class Timing:
     time_base: Fraction
     constant: bool
 
+    @staticmethod
+    def unknown(stream: av.VideoStream) -> "Timing":
+        """That of a stream whose packets cannot be gone through: the rate that it states."""
+        rate = stated_rate(stream)
+        return Timing(rate, 0, None, 1 / rate, True)
+
 
 def timing_of(container: InputContainer, stream: av.VideoStream) -> Timing:
     """Go through all packets of the stream. FFmpegError where that fails."""

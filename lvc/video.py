@@ -22,9 +22,10 @@ from .complaints import complaints
 from .display import PLAIN, Display
 from .encoders import video_context
 from .errors import UserError
+from .exif import orientation
 from .sink import Sink, checked_rate, open_sink
-from .stated import display_of, picture_of, turn_of
-from .timing import FALLBACK_FPS, Timing, stated_rate, timing_of
+from .stated import BY_EXIF, Turn, display_of, picture_of, turn_of
+from .timing import FALLBACK_FPS, Timing, timing_of
 
 __all__ = ["Sink", "Source", "open_sink", "open_source"]
 
@@ -134,12 +135,14 @@ def _natural(name: str) -> list[str | int]:
 def _read_picture(file: Path) -> np.ndarray:
     context = video_context(PICTURES[file.suffix.lower()], "r")
     try:
-        decoded = decode(context, [file.read_bytes()])
+        data = file.read_bytes()
+        decoded = decode(context, [data])
     except (UserError, OSError) as error:
         raise UserError(f"{file} is not a readable picture ({error})") from error
     if len(decoded) != 1:
         raise UserError(f"{file} is not a readable picture (it holds {len(decoded)})")
-    return _to_picture(decoded[0], file)
+    # FFmpeg knows too, but PyAV does not tell of mirrored ones.
+    return _to_picture(decoded[0], file, BY_EXIF[orientation(data) - 1])
 
 
 def _opened(path: Path, size: tuple[int, int] | None) -> InputContainer:
@@ -160,9 +163,11 @@ def _opened(path: Path, size: tuple[int, int] | None) -> InputContainer:
 
 
 def _file(path: Path, size: tuple[int, int] | None, stack: ExitStack) -> _Reading:
-    timing = _timing(path, size)
+    # A pipe can be read once.
+    timing = _timing(path, size) if path.is_file() else None
     container = stack.enter_context(_opened(path, size))
     stream = _stream(path, container)
+    timing = timing or Timing.unknown(stream)
     stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1  # so that the decoder complains in this thread
     frames = _frames(path, container, stream)
@@ -194,8 +199,7 @@ def _timing(path: Path, size: tuple[int, int] | None) -> Timing:
         try:
             return timing_of(container, stream)
         except av.FFmpegError:  # met again, and told, where the frames are decoded
-            rate = stated_rate(stream)
-            return Timing(rate, 0, None, 1 / rate, True)
+            return Timing.unknown(stream)
 
 
 def _times(path: Path, timing: Timing) -> Callable[[int | None], int | None]:
@@ -255,9 +259,9 @@ def _decoded(
         raise UserError(f"{path} is cut off: the last picture is not whole")
 
 
-def _to_picture(frame: av.VideoFrame, path: Path) -> np.ndarray:
+def _to_picture(frame: av.VideoFrame, path: Path, turn: Turn | None = None) -> np.ndarray:
     try:
-        return picture_of(frame)
+        return picture_of(frame, turn=turn)
     except UserError as error:
         raise UserError(f"{path} {error}") from error
 

@@ -14,7 +14,7 @@ put right, and does what the step of that name does in a run (`prune.run`).
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from prune.outcomes import Comparison, PruningPlan, Sparse
 from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
 from prune.pipeline.plan import planned
 from prune.pipeline.training import tradeoff
-from prune.recipe.schema import DistillSection, PruneSection
+from prune.recipe.schema import DistillSection, MeasureSection, PruneSection, TimeBudget
+from prune.sparsify.budget import allowed_share, cost_of
 from prune.sparsify.cost import CostModel
 from prune.sparsify.selection import by_magnitude
 from prune.sparsify.sparsifier import Sparsifier
@@ -56,22 +57,26 @@ Data = Source | SourceSpec | str | Path | Sequence[Any]
 
 def plan(
     codec: VideoCodec | nn.Module,
-    budget: float = 0.35,
+    budget: float | Mapping[str, Any] = 0.35,
     *,
     example: Tensor | Sequence[Tensor] | None = None,
     align: int = 8,
     floor: float = 0.1,
     method: str = "gradient-decay",
     size: tuple[int, int] = (1088, 1920),
+    latency_size: tuple[int, int] = (256, 448),
+    threads: int | None = None,
     show: bool = True,
 ) -> PruningPlan:
     """Find the channel groups of a codec's decoder, and what `budget` of its MACs would remove.
 
     Of any other module it is all of it; `example` is then its input, or a sequence of its inputs.
-    `budget`: part of the MACs that stays, at frames of `size` (height, width). `align`, `floor`
-    and `method` are those of a recipe's `prune` section. `show`: print it too. UserError where no
-    channel can be removed, or no choice meets the budget.
+    `budget`: part of the MACs that stays, at frames of `size` (height, width), or a budget in time
+    as a recipe's (`{"latency": 0.4, "runtime": "openvino"}`), at `latency_size` with `threads`.
+    `align`, `floor` and `method` are those of a recipe's `prune` section. `show`: print it too.
+    UserError where no channel can be removed, or no choice meets the budget.
     """
+    budget = dict(budget) if isinstance(budget, Mapping) else budget
     settings = _section(PruneSection, budget=budget, align=align, floor=floor, method=method)
     refuse_old_hooks(codec)
     codec = _as_codec(copy.deepcopy(codec), example).cpu().eval()
@@ -80,8 +85,15 @@ def plan(
     if not channels.groups:
         raise UserError(f"codec {codec.name}: no channel of its decoder can be removed")
     cost = CostModel(codec, channels, *size)
+    if isinstance(settings.budget, TimeBudget):
+        if isinstance(codec, ModuleCodec):
+            raise UserError("budget: of a module that is no codec it is a number, a part of MACs")
+        sides = dict(zip(("latency_height", "latency_width"), latency_size, strict=True))
+        measure = _section(MeasureSection, threads=threads, **sides)
+        cost = cost_of(settings.budget, codec, channels, measure)
     kept = by_magnitude(codec, channels, cost, settings)
-    summary = planned(codec, channels, kept, budget, size)
+    share = allowed_share(settings.budget, cost)
+    summary = planned(codec, channels, kept, share, size, cost)
     module = codec if isinstance(codec, ModuleCodec) else None
     found = PruningPlan(summary, channels, cost, kept, settings, module)
     if show:

@@ -18,7 +18,7 @@ from prune.pipeline.plan_tables import WIDTH, tables
 from prune.pipeline.tried import try_out
 from prune.progress import console, warn
 from prune.recipe.reading import load_recipe
-from prune.recipe.schema import Recipe
+from prune.recipe.schema import Recipe, budget_words
 
 
 def command() -> None:
@@ -32,9 +32,17 @@ def command() -> None:
         action="store_true",
         help="also try what a run needs at its end: export, real bits, saving and loading",
     )
+    parser.add_argument(
+        "--shapes",
+        action="store_true",
+        help="no weights, shapes alone: for codecs too large for this machine; every group then "
+        "loses about an equal share",
+    )
     arguments = parser.parse_intermixed_args()
+    if arguments.check and arguments.shapes:
+        parser.error("--check needs weights, which --shapes leaves out")
     recipe = load_recipe(arguments.recipe, arguments.overrides, Recipe)
-    job = Job(recipe, Path(arguments.recipe).parent)
+    job = Job(recipe, Path(arguments.recipe).parent, on_shapes=arguments.shapes)
     plan = make_plan(job)
     for warning in job.warnings:
         warn(warning)
@@ -47,11 +55,9 @@ def command() -> None:
     shown = Console(width=None if console.is_terminal else WIDTH, highlight=False)
     for table in tables(plan):
         shown.print(table)
-    section = recipe.prune
-    console.print(
-        f"For prune.budget {section.budget:g} and prune.align {section.align}, chosen by the "
-        "magnitude of the dense weights."
-    )
+    budget, align = budget_words(recipe.prune.budget), recipe.prune.align
+    by = "equal shares" if arguments.shapes else "the magnitude of the dense weights"
+    console.print(f"For prune.budget {budget} and prune.align {align}, chosen by {by}.")
     if arguments.check:
         console.print(f"Tried: {try_out(job)}.")
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vcodecs
 from prune.training.loss import rate_distortion
 
-CODECS = ["dcvc", "dcvc_hem", "dcvc_hem_intra", "fvc"]
+CODECS = ["dcvc", "dcvc_hem", "dcvc_hem_intra", "dcvc_sdd", "fvc"]
 
 
 class Transfers(TorchDispatchMode):

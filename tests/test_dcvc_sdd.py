@@ -5,6 +5,7 @@ import torch
 from sdd import clip, lively, on_shapes
 from torch.nn import functional as F
 
+from prune.measure.macs import decoder_macs, encoder_macs
 from vcodecs import Reference, UserError
 from vcodecs.dcvc_sdd.blocks import ConvLSTM, DepthConvBlock, OffsetDiversity, split
 from vcodecs.motion import MovedGroups, warp
@@ -91,6 +92,15 @@ def test_nvc_1b_has_the_papers_size_module_by_module():
 @pytest.mark.parametrize("preset", MODELS)
 def test_the_models_on_the_way_have_the_papers_totals(preset):
     assert size(on_shapes(preset)) / 1e6 == pytest.approx(MODELS[preset] + 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("preset", "receiver", "sender"), [("official", 3.22, 1.56), ("nvc_1b", 78.6, 10.8)]
+)
+def test_macs_of_a_full_size_frame_are_counted_on_shapes_alone(preset, receiver, sender):
+    codec = on_shapes(preset)
+    assert decoder_macs(codec, 1088, 1920).total / 1e12 == pytest.approx(receiver, rel=0.01)
+    assert encoder_macs(codec, 1088, 1920).total / 1e12 == pytest.approx(sender, rel=0.01)
 
 
 def test_the_state_dict_has_the_public_names():

@@ -1,7 +1,9 @@
 """Times, geometry and colours of video files, kept from the source to what is decoded."""
 
 import json
+import os
 import struct
+import threading
 from fractions import Fraction
 
 import av
@@ -17,6 +19,7 @@ import vcodecs
 from lvc.container import Header, Reader, Writer
 from lvc.display import MATRICES, PLAIN, Display
 from lvc.errors import UserError
+from lvc.exif import orientation as orientation_of
 from lvc.packets import DamageError
 from lvc.video import open_sink, open_source
 from prune.data import open_source as open_clips
@@ -35,7 +38,7 @@ def still(value=90):
     return picture
 
 
-def write(path, times=range(5), rate=25, turn=0, pixel_format="yuv444p", **tags):
+def write(path, times=range(5), rate=25, turn=0, mirror="", pixel_format="yuv444p", **tags):
     """A file by another program: frames at `times` of 1/400 s, or at a rate."""
     codec = {".mp4": "libx264", ".avi": "mjpeg", ".h264": "libx264"}.get(path.suffix, "ffv1")
     with av.open(str(path), "w", format="h264" if path.suffix == ".h264" else None) as container:
@@ -47,8 +50,10 @@ def write(path, times=range(5), rate=25, turn=0, pixel_format="yuv444p", **tags)
         stream.codec_context.time_base = tick
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
-        if turn:
-            stream.set_display_rotation(turn)
+        if turn or mirror:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("this PyAV writes no turned files")
+            stream.set_display_rotation(turn, **({mirror: True} if mirror else {}))
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(still(60 + 9 * number).transpose(1, 2, 0).copy())
             frame = frame.reformat(
@@ -142,6 +147,20 @@ def test_info_counts_the_rate_by_the_time_that_the_frames_take(through, tmp_path
     assert "length:   10.50 s" in capsys.readouterr().out  # 9 seconds, and the last frame's own
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.y4m")
+    with open_sink(tmp_path / "a.y4m", WIDTH, HEIGHT, 24) as sink:
+        for value in range(4):
+            sink.write(still(value))
+    data = (tmp_path / "a.y4m").read_bytes()
+    writer = threading.Thread(target=(tmp_path / "pipe.y4m").write_bytes, args=(data,))
+    writer.start()
+    with open_source(tmp_path / "pipe.y4m") as source:
+        assert source.fps == 24 and len(list(source)) == 4
+    writer.join()
+
+
 # ---------------------------------------------------------------------- geometry
 
 
@@ -179,18 +198,49 @@ def test_a_turn_by_other_angles_is_not_carried_out_and_said(tmp_path, caplog):
     assert "not turned by 30 degrees" in said
 
 
-@pytest.mark.parametrize(("orientation", "red"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1))])
-def test_photographs_are_shown_as_their_exif_says(orientation, red, tmp_path):
+MIRRORED = {"hflip": (0, 1), "vflip": (1, 0)}
+
+
+@pytest.mark.parametrize("flip", MIRRORED)
+def test_both_readers_mirror_what_is_mirrored(flip, tmp_path):
+    path = write(tmp_path / "a.mp4", mirror=flip)
+    with open_source(path) as source:
+        picture = next(iter(source))
+    assert corner(picture) == corner(open_clips(path).read(0, 0, 1)[0]) == MIRRORED[flip]
+
+
+CORNERS = [(0, 0), (0, 1), (1, 1), (1, 0), (0, 0), (0, 1), (1, 1), (1, 0)]
+"""Of a red upper left corner, by the orientations of Exif from 1 on."""
+
+
+@pytest.mark.parametrize(("orientation", "red"), [*enumerate(CORNERS, 1)])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_photographs_are_shown_as_their_exif_says(suffix, orientation, red, tmp_path):
     image = Image.fromarray(still().transpose(1, 2, 0))
     exif = image.getexif()
     exif[0x112] = orientation
     (tmp_path / "photos").mkdir()
-    image.save(tmp_path / "photos" / "1.jpg", exif=exif, quality=95)
+    image.save(tmp_path / "photos" / f"1{suffix}", exif=exif, quality=95)
     with open_source(tmp_path / "photos") as source:
         picture = next(iter(source))
     stills = open_clips({"path": tmp_path / "photos", "kind": "frames"})
     assert corner(picture) == corner(stills.read(0)[0]) == red
     assert (stills.info(0).height, stills.info(0).width) == picture.shape[1:]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    record=st.binary(max_size=60),
+    start=st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II*\0\xff\xff\xff\xff"]),
+)
+def test_no_exif_breaks_its_reader(record, start):
+    record = b"Exif\0\0" + start + record
+    for data in (
+        b"\xff\xd8\xff\xe1" + struct.pack(">H", len(record) + 2) + record,
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", len(record) - 6, b"eXIf") + record[6:],
+        record,
+    ):
+        assert 1 <= orientation_of(data) <= 8
 
 
 def test_the_aspect_of_pixels_is_kept(through, tmp_path):

@@ -4,6 +4,7 @@ import fvc
 import hem
 import numpy as np
 import pytest
+import sdd
 import torch
 from reference_fill import picture
 from toys import shaken
@@ -19,7 +20,7 @@ from vcodecs import UserError
 from vcodecs.coding import TorchNetworks, compress, entropy_of, identity
 
 SIZE, LARGE = (128, 192), (256, 448)
-CODECS = ("dcvc", "dcvc_hem", "dcvc_hem_intra", "fvc", "fvc with fusion")
+CODECS = ("dcvc", "dcvc_hem", "dcvc_hem_intra", "dcvc_sdd", "fvc", "fvc with fusion")
 
 
 def make(name):
@@ -33,7 +34,7 @@ def make(name):
         return codec.eval()
     if name.startswith("fvc"):
         return fvc.lively("fusion" if "fusion" in name else "tiny").eval()
-    return hem.lively(name)
+    return sdd.lively() if name == sdd.NAME else hem.lively(name)
 
 
 def shrunk(codec):

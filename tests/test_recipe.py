@@ -10,7 +10,7 @@ import vcodecs
 from prune.pipeline.job import Job
 from prune.pipeline.training import settings_of
 from prune.recipe.reading import load_recipe
-from prune.recipe.schema import Recipe, TeacherRecipe
+from prune.recipe.schema import Recipe, TeacherRecipe, TimeBudget
 from vcodecs import UserError
 
 
@@ -46,6 +46,8 @@ def test_a_teachers_recipe_needs_no_pruning_sections(recipe):
     ("override", "value"),
     [
         ("prune.budget=0.25", lambda r: r.prune.budget == 0.25),
+        ("prune.budget.latency=0.4", lambda r: r.prune.budget == TimeBudget(latency=0.4)),
+        ("prune.budget={latency_ms: 9}", lambda r: r.prune.budget == TimeBudget(latency_ms=9)),
         ("train.phases.0.steps=5", lambda r: r.train.phases[0].steps == 5),
         ("train.phases.1.learning_rate=1e-5", lambda r: r.train.phases[1].learning_rate == 1e-5),
         ("data.eval=some/folder", lambda r: str(r.data.eval[0].path) == "some/folder"),
@@ -114,6 +116,19 @@ def test_a_merged_section_can_be_changed_in_part_and_its_faults_have_lines(recip
         ("budget: 0.5", "budget: true", 10, "prune.budget", "true and false stand for no number"),
         ("budget: 0.5", "budget:", 10, "prune.budget", "valid number (it is null)"),
         ("budget: 0.5", "budget: [1]", 10, "prune.budget", "valid number (it is a list of 1)"),
+        (
+            "budget: 0.5",
+            "budget: {latency: 2}",
+            10,
+            "prune.budget.latency",
+            "or equal to 1 (it is 2)",
+        ),
+        ("budget: 0.5", "budget: {latency_ms: 0}", 10, "prune.budget.latency_ms", "greater than 0"),
+        ("budget: 0.5", "budget: {latency: yes}", 10, "prune.budget.latency", "unable to parse"),
+        ("budget: 0.5", "budget: {}", 10, "prune.budget", "set latency (a part, 0 to 1) or"),
+        ("budget: 0.5", "budget: {latency: 1, latency_ms: 2}", 10, "prune.budget", "one of them"),
+        ("budget: 0.5", "budget: {latency: 1, runtime: x}", 10, "prune.budget.runtime", "openvino"),
+        ("budget: 0.5", "budget: {latncy: 1}", 10, "prune.budget.latncy", "did you mean latency?"),
         ("budget: 0.5", "bugdet: 0.5", 10, "prune.bugdet", "did you mean budget?"),
         ("budget: 0.5", "x: 1", 10, "prune.x", "no such setting; there are: align, beta, budget"),
         ("align: 1", "method: magic", 11, "prune.method", "'gradient-decay', 'straight-through'"),

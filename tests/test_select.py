@@ -94,6 +94,8 @@ class Proportional:
     def __init__(self, size):
         self.size = size
 
+    of = "MACs"
+
     def fraction(self, counts):
         return counts.sum(-1) / self.size
 

@@ -1,7 +1,9 @@
 """Weights are found inside of what training scripts put around them, or the choice is named."""
 
 import logging
+from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -70,6 +72,12 @@ def test_one_set_of_weights_is_taken_from_wherever_it_is_and_said(place, tmp_pat
     with caplog.at_level(logging.WARNING, "vcodecs"):
         assert same(load(path), STATE)
     assert caplog.messages == [f"checkpoint {path}: took the weights under `{place}`"]
+
+
+def test_options_and_scores_of_a_training_do_no_harm(tmp_path):
+    scores = {"best": np.float64(31.2), "loss": np.float32(0.3), "step": np.int64(9)}
+    content = scores | {"args": Namespace(lr=1e-4, name="mine"), "net": STATE}
+    assert same(load(saved(content, tmp_path)), STATE)
 
 
 def test_nothing_is_said_of_a_file_of_weights_alone(tmp_path, caplog):

@@ -12,7 +12,7 @@ from torchvision.ops import DeformConv2d
 
 from prune.groups.channels import Group, Member
 from vcodecs import VideoCodec
-from vcodecs.layers import SubpelConv
+from vcodecs.layers import SubpelConv, has_values
 
 
 def sum_by_channel(values: Tensor, channels: Tensor, count: int, dim: int) -> Tensor:
@@ -154,7 +154,12 @@ def filter_norms(producers: Sequence[tuple[Weighted, Tensor]], size: int) -> Ten
 
 
 def relative_norms(codec: VideoCodec, group: Group) -> Tensor:
-    """(C,): norms of a codec without masks, in their mean: what one-shot pruning goes by."""
+    """(C,): norms of a codec without masks, in their mean: what one-shot pruning goes by.
+
+    Without values, on shapes alone, they are such that every group loses an equal share.
+    """
+    if not has_values(codec):
+        return torch.arange(group.size, 0, -1) / group.size
     norms = filter_norms(producing_layers(codec, group), group.size)
     return norms / norms.mean().clamp_min(1e-12)
 

@@ -1,6 +1,7 @@
 """A recipe turned into what the steps work with, checked before anything heavy starts."""
 
 import hashlib
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from prune.data import Source, SourceSpec, check_sources, open_source
 from prune.data.source import too_small
 from prune.groups.channels import Channels
 from prune.groups.find import find_groups
+from prune.measure.layer_times import layer_times
 from prune.pipeline.training import phases_of, settings_of
 from prune.recipe.schema import Recipe
+from prune.sparsify.budget import Times, cost_of
 from prune.sparsify.cost import CostModel
 from prune.sparsify.selection import by_magnitude
+from prune.sparsify.time_cost import TimeCost
 from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
 from vcodecs import UserError, VideoCodec, checkpoints
@@ -27,12 +31,22 @@ from vcodecs.registry import codec_class, preset_of
 class Job:
     """The parts of a run: codec, data, channel groups; each is made when it is asked for.
 
-    `base` is the recipe file's folder. UserErrors name the setting that is at fault.
+    `base` is the recipe file's folder. With `on_shapes` the codec has no weights, which is enough
+    to find its channel groups, and to count. UserErrors name the setting that is at fault.
     """
 
-    def __init__(self, recipe: Recipe, base: Path, processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Path,
+        processes: Processes | None = None,
+        on_shapes: bool = False,
+    ) -> None:
+        self.on_shapes = on_shapes
         self.recipe, self.base, self.processes = recipe, base, processes or Processes()
         self.warnings: list[str] = []
+        self.times: Times = layer_times
+        """Where times of layers come from, for a budget in time."""
         self._settings: dict[str, TrainerSettings] = {}
 
     def check(self) -> None:
@@ -53,8 +67,9 @@ class Job:
         section = self.recipe.codec
         if "preset" in section.model_fields_set:
             return section.preset
+        path = section.checkpoint.path if section.checkpoint else None
         with self.recipe.blame("codec.checkpoint"):
-            return preset_of(section.name, section.checkpoint, self.base)
+            return preset_of(section.name, path, self.base)
 
     @cached_property
     def teacher(self) -> VideoCodec:
@@ -64,6 +79,8 @@ class Job:
         with blame("codec.name"):
             codec_class(section.name, self.base)
         with blame("codec.preset"):
+            if self.on_shapes:
+                return self._without_weights()
             codec = vcodecs.create(section.name, self.preset, base=self.base)
         if section.checkpoint is not None:
             with blame("codec.checkpoint"):
@@ -74,6 +91,11 @@ class Job:
                 f"weights drawn with seed {self.recipe.seed}; its quality figures mean nothing"
             )
         return codec.eval()
+
+    def _without_weights(self) -> VideoCodec:
+        section = self.recipe.codec
+        with torch.device("meta"):
+            return vcodecs.create(section.name, self.preset, base=self.base).to("meta").eval()
 
     def load(self, path: Path) -> VideoCodec:
         """A codec of this recipe with the weights of a step (dense or shrunk)."""
@@ -90,17 +112,19 @@ class Job:
 
     @cached_property
     def cost(self) -> CostModel:
-        """MACs of the decoder at the recipe's measuring size."""
-        measure = self.recipe.measure
-        return CostModel(self.teacher, self.channels, measure.height, measure.width)
+        """What the budget limits: MACs at the recipe's measuring size, or time at its other one."""
+        with self.recipe.blame("prune.budget"):
+            budget = self.recipe.prune.budget
+            return cost_of(budget, self.teacher, self.channels, self.recipe.measure, self.times)
 
     def one_shot(self) -> dict[str, list[int]]:
         """Channels to keep by the magnitude of the teacher's weights alone.
 
         UserError when no choice of channels meets the budget.
         """
+        cost = self.cost
         with self.recipe.blame("prune.budget"):
-            return by_magnitude(self.teacher, self.channels, self.cost, self.recipe.prune)
+            return by_magnitude(self.teacher, self.channels, cost, self.recipe.prune)
 
     # ------------------------------------------------------------------ data
 
@@ -189,9 +213,12 @@ class Job:
         ]
         return [listed, data.crop, data.batch]
 
-    def measuring_size(self) -> list[int]:
-        """The frame size that the budget's MACs are counted at."""
-        return [self.recipe.measure.height, self.recipe.measure.width]
+    def measuring_size(self) -> list[Any]:
+        """The frame size that the budget is counted at, and of a time what it is measured with."""
+        measure = self.recipe.measure
+        if isinstance(self.cost, TimeCost):
+            return [measure.latency_height, measure.latency_width, asdict(self.cost.times.machine)]
+        return [measure.height, measure.width]
 
     def evaluation_inputs(self) -> list[Any]:
         specs = [spec.compared() for spec in self.recipe.data.eval]

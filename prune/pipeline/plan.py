@@ -7,10 +7,15 @@ channel groups, what they cost and what has to stay are the same in both.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from prune.groups.channels import Channels, Group
 from prune.groups.shrink import shrunk_copy
 from prune.measure.macs import decoder_macs
 from prune.pipeline.job import Job
+from prune.sparsify.budget import allowed_share
+from prune.sparsify.cost import CostModel
+from prune.sparsify.time_cost import TimeCost
 from vcodecs import VideoCodec
 
 
@@ -41,8 +46,24 @@ class PlannedMacs:
 
 
 @dataclass(frozen=True)
+class PlannedTime:
+    """Milliseconds of one P frame's networks, predicted from the times of single layers."""
+
+    runtime: str
+    precision: str
+    threads: int
+    height: int
+    width: int
+    dense_ms: float
+    sparse_ms: float
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What one-shot pruning would do. `fixed`: why a layer's channels stay, by layer."""
+    """What one-shot pruning would do. `fixed`: why a layer's channels stay, by layer.
+
+    `budget`: the part of the dense decoder's MACs, or where there is `time` of its time.
+    """
 
     codec: str
     preset: str
@@ -50,12 +71,15 @@ class Plan:
     groups: list[PlannedGroup]
     macs: PlannedMacs
     fixed: dict[str, str]
+    time: PlannedTime | None = None
 
 
 def make_plan(job: Job) -> Plan:
     """Choose by magnitude, remove, and count. UserError when no choice meets the budget."""
     size = job.recipe.measure.height, job.recipe.measure.width
-    return planned(job.teacher, job.channels, job.one_shot(), job.recipe.prune.budget, size)
+    kept = job.one_shot()
+    share = allowed_share(job.recipe.prune.budget, job.cost)
+    return planned(job.teacher, job.channels, kept, share, size, job.cost)
 
 
 def planned(
@@ -64,8 +88,12 @@ def planned(
     kept: dict[str, list[int]],
     budget: float,
     size: tuple[int, int],
+    cost: CostModel | None = None,
 ) -> Plan:
-    """What is left of a codec that keeps these channels, at frames of `size` (height, width)."""
+    """What is left of a codec that keeps these channels, at frames of `size` (height, width).
+
+    `cost`: what the budget is counted in; a time is told too.
+    """
     dense = decoder_macs(codec, *size)
     sparse = decoder_macs(shrunk_copy(codec, kept, channels), *size)
     return Plan(
@@ -81,6 +109,21 @@ def planned(
             sparse=sparse.total,
         ),
         fixed=dict(channels.fixed),
+        time=predicted(cost, channels, kept) if isinstance(cost, TimeCost) else None,
+    )
+
+
+def predicted(cost: TimeCost, channels: Channels, kept: dict[str, list[int]]) -> PlannedTime:
+    """The time of a decoder that keeps these channels."""
+    machine = cost.times.machine
+    counts = torch.tensor([len(kept[group.name]) for group in channels.groups])
+    return PlannedTime(
+        machine.runtime,
+        machine.precision,
+        machine.threads,
+        *cost.frame,
+        dense_ms=float(cost.total(cost.sizes)),
+        sparse_ms=float(cost.total(counts)),
     )
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prune.pipeline.plan import Plan
+from prune.pipeline.plan import Plan, PlannedTime
 from prune.report.cells import prefixed
 
 WIDTH = 100  # of what goes to a file or a pipe
@@ -16,7 +16,8 @@ WIDTH = 100  # of what goes to a file or a pipe
 
 def tables(plan: Plan) -> list[Table]:
     """The plan for people: groups, MACs, and the layers that are left alone."""
-    return [_groups_table(plan), _macs_table(plan), _fixed_table(plan)]
+    times = [_time_table(plan.time)] if plan.time else []
+    return [_groups_table(plan), _macs_table(plan), *times, _fixed_table(plan)]
 
 
 def as_text(plan: Plan) -> str:
@@ -50,6 +51,19 @@ def _macs_table(plan: Plan) -> Table:
         table.add_row(
             Text(name), *(prefixed(n, "MAC", macs.dense) for n in (dense, sparse)), removed
         )
+    return table
+
+
+def _time_table(time: PlannedTime) -> Table:
+    title = f"Time of the decoder for a frame of {time.width}x{time.height}, predicted"
+    table = _table(title, "on", "dense", "kept", "removed")
+    threads = f"{time.threads} thread{'s' * (time.threads != 1)}"
+    table.add_row(
+        f"{time.runtime}, {time.precision}, {threads}",
+        f"{time.dense_ms:.4g} ms",
+        f"{time.sparse_ms:.4g} ms",
+        f"{1 - time.sparse_ms / time.dense_ms:.1%}",
+    )
     return table
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
+from lvc.decode import INTRA_FOLDER
 from prune.groups.shrink import shrunk_copy
 from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.job import Job
 from vcodecs import Reference, UserError, checkpoints
 from vcodecs.coding import can_code
+from vcodecs.intra import NetworkIntra
 
 SIDE = 128
 """Pixels of the frames that are tried."""
@@ -46,6 +48,11 @@ def try_out(job: Job) -> Tried:
             export_bundle(codec, folder, Size(SIDE, SIDE, size.dynamic), size.deformable)
         with _trying("coding a frame and decoding it"):
             frames = check_bundle(codec, folder, clip)
+        if isinstance(job.intra, NetworkIntra):
+            with _trying("the learned I frames"):
+                network, folder = job.intra.network.cpu(), Path(place) / INTRA_FOLDER
+                export_bundle(network, folder, Size(SIDE, SIDE, size.dynamic))
+                check_bundle(network, folder, clip)
         with _trying("shrinking, saving and loading"):
             _load_shrunk(job, Path(place) / "shrunk.safetensors", clip[:2])
     waves = len(codec.coding().waves) if can_code(codec) else 0

@@ -73,7 +73,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str], model: type[Model]) 
     origin, content = _read(path)
     for override in overrides:
         keys, value = _parse(override)
-        content = _with(content, keys, value, override)
+        content = _with(_opened(content, keys, model), keys, value, override)
         origin.overrides.pop(keys, None)
         origin.overrides[keys] = override
     if content.get("output") is None:
@@ -229,6 +229,31 @@ def _parse(override: str) -> tuple[Keys, Any]:
     except yaml.YAMLError as error:
         _, problem = _problem(error, value)
         raise UserError(f"override {_short(override)!r}: {_named(keys)}: {problem}") from error
+
+
+def _opened(content: dict[str, Any], keys: Keys, model: type[BaseModel]) -> dict[str, Any]:
+    """The content without plain values where a key inside is set and a section may stand too.
+
+    `prune.budget` is one: a number, or a section in its place.
+    """
+    for depth in range(1, len(keys)):
+        place: Any = content
+        for part in keys[:depth]:
+            place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, int | float | str) and _may_be_section(model, keys[:depth]):
+            return _with(content, keys[:depth], None, ".".join(keys))
+    return content
+
+
+def _may_be_section(model: type[BaseModel], keys: Keys) -> bool:
+    """Whether the setting is a plain value or a section."""
+    section: Any = model
+    for part in keys[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = field and _section_type(field.annotation)
+    field = getattr(section, "model_fields", {}).get(keys[-1])
+    kinds = getattr(field and field.annotation, "__args__", ())
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
 
 
 def _with(place: Any, keys: Keys, value: Any, override: str, depth: int = 0) -> Any:

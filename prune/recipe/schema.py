@@ -1,6 +1,7 @@
 """Recipes: what a run shall do, checked before anything heavy starts."""
 
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import (
     Field,
     PlainValidator,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -20,6 +22,7 @@ from pydantic import (
 from lvc.pictures import SIZE_MULTIPLE
 from prune.data import SourceSpec
 from prune.evaluation.coding_loop import Bits
+from prune.measure.runtimes import Runtime
 from prune.recipe.reading import Located
 from prune.training.precision import Precision
 from vcodecs.deform import Operator
@@ -165,11 +168,50 @@ class BetaSection(Section):
         return self
 
 
+class TimeBudget(Section):
+    """A budget in time: of the decoder's networks, for one P frame at measure.latency_height and
+    latency_width, with measure.threads."""
+
+    latency: float | None = Field(None, gt=0, le=1, description="part of the dense decoder's time")
+    latency_ms: float | None = Field(None, gt=0, description="in its place: milliseconds")
+    runtime: Runtime = "onnxruntime"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "TimeBudget":
+        if (self.latency is None) == (self.latency_ms is None):
+            raise ValueError("set latency (a part, 0 to 1) or latency_ms, one of them")
+        return self
+
+
+_Part = TypeAdapter(Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)])
+
+
+def _as_budget(value: Any) -> Any:
+    """A number in (0, 1], or a budget in time."""
+    if isinstance(value, dict | TimeBudget):
+        return TimeBudget.model_validate(value)
+    return _Part.validate_python(value)
+
+
+Budget = Annotated[float | TimeBudget, PlainValidator(_as_budget)]
+
+
+def budget_words(budget: Budget) -> str:
+    """A budget as one says it."""
+    if not isinstance(budget, TimeBudget):
+        return f"{budget:g}"
+    key, value = ("latency", budget.latency) if budget.latency else ("ms", budget.latency_ms)
+    return f"{key} {value:g} on {budget.runtime} {budget.precision}"
+
+
 class PruneSection(Section):
     method: Literal["gradient-decay", "straight-through", "mask-decay", "one-shot"] = (
         "gradient-decay"
     )
-    budget: float = Field(0.35, gt=0, le=1, description="decoder MACs kept, of the dense ones")
+    budget: Budget = Field(
+        0.35, description="decoder MACs kept, of the dense ones; or a section, its time"
+    )
     align: int = Field(8, ge=1, le=64, description="channel counts are multiples of this")
     floor: float = Field(0.1, ge=0, lt=1, description="least part of a group's channels")
     beta: BetaSection = BetaSection()
@@ -215,6 +257,10 @@ class MeasureSection(Section):
     latency_width: Side = 448
     runs: int = Field(15, ge=1, description="timed runs of each model, interleaved")
     threads: int | None = Field(None, ge=1, le=1024, description="the machine's cores where absent")
+
+    def cores(self) -> int:
+        """`threads`, or the machine's cores."""
+        return self.threads or os.cpu_count() or 1
 
 
 class TeacherRecipe(Section, Located):

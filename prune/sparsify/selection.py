@@ -9,6 +9,7 @@ from torch import Tensor
 from prune.groups.channels import Channels, Group
 from prune.groups.weights import relative_norms
 from prune.recipe.schema import PruneSection
+from prune.sparsify.budget import allowed_share
 from prune.sparsify.cost import CostModel
 from vcodecs import UserError, VideoCodec
 
@@ -36,7 +37,7 @@ def choose(
     if least > budget + TOLERANCE:
         raise UserError(
             f"prune.budget {budget:g}: with align {align} and floor {floor:g} at least "
-            f"{least:.3f} of the MACs stay; lower `align` or `floor`, or raise the budget"
+            f"{least:.3f} of the {cost.of} stay; lower `align` or `floor`, or raise the budget"
         )
     counts = _threshold_counts(scores, widths, cost, budget)
     position = [_nearest(n, c) for n, c in zip(widths, counts, strict=True)]
@@ -62,7 +63,8 @@ def by_magnitude(
     """`choose` by the norms of a codec's weights alone: one-shot pruning."""
     scores = [relative_norms(codec, group) for group in channels.groups]
     s = settings
-    return choose(channels.groups, scores, cost, s.budget, s.align, s.floor)
+    share = allowed_share(s.budget, cost)
+    return choose(channels.groups, scores, cost, share, s.align, s.floor)
 
 
 def allowed_counts(group: Group, align: int, floor: float) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prune.groups.channels import Channels
 from prune.recipe.schema import PruneSection
+from prune.sparsify.budget import allowed_share
 from prune.sparsify.cost import CostModel
 from prune.sparsify.gradient_decay import beta_at, factors
 from prune.sparsify.masked import Gate, MaskedGroup
@@ -42,6 +43,7 @@ class Sparsifier:
         """`steps`: length of the sparse training, by which the thresholds' pace is set."""
         self.rate = settings.threshold_rate or min(0.05, TRAVEL / steps)
         self.codec, self.channels, self.cost, self.settings = codec, channels, cost, settings
+        self.budget = allowed_share(settings.budget, cost)
         self.groups = [MaskedGroup(codec, group) for group in channels.groups]
         device = self.groups[0].gate.value.device
         # Norms are measured from the group's mean in its deviation, as they are at the start:
@@ -121,7 +123,7 @@ class Sparsifier:
     def target_at(self, progress: float) -> float:
         """Fraction of the MACs allowed: from 1 to the budget over the first `ramp` of the steps."""
         part = min(1.0, progress / self.settings.ramp)
-        return 1 - (1 - self.settings.budget) * (1 - (1 - part) ** 3)
+        return 1 - (1 - self.budget) * (1 - (1 - part) ** 3)
 
     def scores(self) -> list[Tensor]:
         """By group (C,): standardised norm minus threshold; a channel is on where positive."""
@@ -148,9 +150,9 @@ class Sparsifier:
     # ------------------------------------------------------------------ the end
 
     def choose(self) -> dict[str, list[int]]:
-        """The channels to keep, by group: budget met within 1 %, counts aligned."""
+        """The channels to keep, by group: budget met within 1 % of the dense cost, aligned."""
         s = self.settings
-        return choose(self.channels.groups, self.scores(), self.cost, s.budget, s.align, s.floor)
+        return choose(self.channels.groups, self.scores(), self.cost, self.budget, s.align, s.floor)
 
     def close(self) -> None:
         """Take the masks off the codec; the dense weights stay."""
