@@ -514,7 +514,7 @@ def test_a_budget_in_time_is_shown_beside_what_was_measured(tmp_path):
     assert "budget latency 0.4 runtime openvino precision fp32" in about(report)
     rows = [[cell.text for cell in row] for row in tables.prediction(report.prediction).rows]
     assert rows[0] == ["dense", "110.0", "100.0", "+10.0 %"]
-    assert rows[1][1] == "44.00" and rows[1][3] == "unknown"
+    assert rows[1][1] == "44.00" and rows[1][3] == "not measured"
     write_report(report, tmp_path, [])
     for name in ("report.md", "report.html"):
         assert "Predicted from the times of single layers" in (tmp_path / name).read_text()
