@@ -486,33 +486,35 @@ def test_a_mean_says_over_how_many_rate_points_it_goes(tmp_path):
     assert "**PSNR lost: 0.09 dB** (mean of 3 of 4 rate points, example clips)" in text
 
 
-def test_the_first_question_is_answered_how_much_faster_than_eager_torch(content):
-    eager = copy.deepcopy(content["latency"][0])
+def test_the_first_question_is_answered_how_much_faster_than_eager_torch():
+    given = content()
+    eager = copy.deepcopy(given["latency"][0])
     eager |= {
         "runtime": "torch 2.15.0, eager",
         "dense_ms": {"median": 50_000.0, "p10": 1, "p90": 2},
     }
     eager["sparse_ms"] = {"median": 40_000.0, "p10": 1, "p90": 2}
-    shown = {h.label: h for h in headlines(Report.model_validate(content))}
+    shown = {h.label: h for h in headlines(Report.model_validate(given))}
     assert "Against the dense codec in torch" not in shown
-    told = Report.model_validate(content | {"latency": [*content["latency"], eager]})
+    told = Report.model_validate(given | {"latency": [*given["latency"], eager]})
     headline = {h.label: h for h in headlines(told)}["Against the dense codec in torch"]
     # The GPU's row is no answer: it is another device.
     assert headline.value.text == f"{50_000 / (31_240 / 1.71):.2f}×"
     assert headline.note == "sparse with onnxruntime 1.31.1, fp32"
 
 
-def test_a_budget_in_time_is_shown_beside_what_was_measured(content, tmp_path):
+def test_a_budget_in_time_is_shown_beside_what_was_measured(tmp_path):
+    given = content()
     budget = {"latency": 0.4, "latency_ms": None, "runtime": "openvino", "precision": "fp32"}
-    recipe = content["recipe"] | {"prune": {"method": "one-shot", "budget": budget}}
+    recipe = given["recipe"] | {"prune": {"method": "one-shot", "budget": budget}}
     prediction = {"runtime": "OpenVINO 1", "precision": "fp32", "threads": 2, "height": 256}
     prediction |= {"width": 448, "dense_ms": 110.0, "sparse_ms": 44.0}
     prediction |= {"measured_dense_ms": 100.0, "measured_sparse_ms": None, "why": "it was late"}
-    report = Report.model_validate(content | {"recipe": recipe, "prediction": prediction})
+    report = Report.model_validate(given | {"recipe": recipe, "prediction": prediction})
     assert "budget latency 0.4 runtime openvino precision fp32" in about(report)
     rows = [[cell.text for cell in row] for row in tables.prediction(report.prediction).rows]
-    assert rows[0] == ["dense", "110", "100", "+10.0 %"]
-    assert rows[1][1] == "44.0" and rows[1][3] == "unknown"
+    assert rows[0] == ["dense", "110.0", "100.0", "+10.0 %"]
+    assert rows[1][1] == "44.00" and rows[1][3] == "not measured"
     write_report(report, tmp_path, [])
     for name in ("report.md", "report.html"):
         assert "Predicted from the times of single layers" in (tmp_path / name).read_text()
