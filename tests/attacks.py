@@ -23,6 +23,7 @@ class Original:
         with Reader(path) as reader:
             self.packets = list(reader.packets())
             self.header = asdict(reader.header)
+            del self.header["display"]  # plain: such files are of version 1
         self.start = self.data[: self.packets[0].offset]
         self.ends = [packet.offset for packet in self.packets]
         self.ends.append(self.packets[-1].offset + self.packets[-1].length)

@@ -15,6 +15,14 @@ from vcodecs import UserError
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
+@pytest.fixture(autouse=True)
+def _in_the_foreground():
+    """A shell's background jobs ignore Ctrl-C, and so would these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Signalled(Recorder):
     """Gets a signal in the midst of its second step."""
 

@@ -402,7 +402,8 @@ def test_the_anchor_benchmark_prints_what_the_anchors_measure(tmp_path, monkeypa
     rows = json.loads(shown.out)
     measured = [(row["codec"], row["qp"]) for row in rows]
     assert measured == [(codec, qp) for codec in ("hevc", "h264") for qp in (30, 40)]
-    assert rows[0]["clip"] == "[a]" and "[a]" in shown.err and "torn.mkv" in shown.err
+    assert rows[0]["clip"] == "[a]" and "[a]" in shown.err
+    assert "torn.mkv" in shown.err.replace("\n", "")
     expected = anchor(frames, 25, "hevc", qp=30)
     assert (rows[0]["bpp"], rows[0]["psnr"]) == (expected.bpp, expected.psnr)
 

