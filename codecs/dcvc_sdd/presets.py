@@ -113,5 +113,3 @@ PRESETS: dict[str, Widths] = {
     ),
 }
 """By name, the smallest last."""
-STARTED = ("small", "tiny")
-"""Presets that training starts from a classical codec's weights (`start`)."""
