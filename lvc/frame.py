@@ -89,7 +89,7 @@ class Frame:
         self.tensors = Known(before)
         self.behind_intra = not any(name.startswith("previous_") for name in before)
         self.position = 1 + int(before[POSITION].item()) if POSITION in before else 1
-        """Of this P frame behind its I frame, from 1 on."""
+        """Number of this P frame behind its I frame, from 1 on."""
         self.sought: Tensors = {}
         """The encoder's latents, which the symbols are made of."""
         self.symbols: dict[str, np.ndarray] = {}

@@ -111,7 +111,7 @@ class Stepwise(Latent):
 
     finds = ("mean", "scale", "step")
     known: ClassVar[str]
-    """What the later graphs find of the parts that have been read, as STREAM_known."""
+    """The name, as STREAM_known, under which later graphs find the parts that have been read."""
 
     def later(self) -> Sequence[str]:
         """The graphs that expect the second part and those behind it."""

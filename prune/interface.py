@@ -177,7 +177,7 @@ class Masks:
         self._sparsifier.begin_step(self._stage, min(1.0, self._done / self._steps))
 
     def loss(self) -> Tensor | float:
-        """What the MACs above the budget cost; add it to the task's loss."""
+        """Penalty of the MACs above the budget; add it to the task's loss."""
         return self._sparsifier.loss()
 
     def end_step(self) -> None:

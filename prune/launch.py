@@ -1,10 +1,10 @@
-"""What a launcher (`accelerate launch`, `torchrun`, SLURM with either) has told this process."""
+"""The words of a launcher (`accelerate launch`, `torchrun`, SLURM with either) to this process."""
 
 import os
 
 
 def launched() -> int:
-    """How many processes work on this run together."""
+    """The number of processes that work on this run together."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 

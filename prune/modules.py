@@ -45,7 +45,7 @@ class ModuleCodec(VideoCodec):
         return [getattr(self, f"example_{i}") for i in range(self.inputs)]
 
     def run(self) -> tuple[Tensor, ...]:
-        """What the module makes of its examples."""
+        """The module's results on its examples."""
         made = self.module(*self.examples())
         outputs = (made,) if isinstance(made, Tensor) else tuple(made)
         extra = outputs[1:]

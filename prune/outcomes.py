@@ -1,4 +1,4 @@
-"""What the steps of `prune.interface` hand to each other and to the user."""
+"""Objects that the steps of `prune.interface` hand to each other and to the user."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from vcodecs import VideoCodec
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What a budget would remove from a codec; printed, it tells groups, MACs and reasons.
+    """The plan of what a budget would remove; printed, it tells groups, MACs and reasons.
 
     `kept`: by group the channels that one-shot pruning would keep. `settings`: as in a recipe.
     """
@@ -25,7 +25,7 @@ class PruningPlan:
     kept: dict[str, list[int]]
     settings: PruneSection
     module: ModuleCodec | None = None
-    """What was planned for, where that is no codec."""
+    """The module that was planned for, where that is no codec."""
 
     def __str__(self) -> str:
         return as_text(self.summary)

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a live bar on a terminal, lines elsewhere."""
+"""The view of a person while training runs: a live bar on a terminal, lines elsewhere."""
 
 import time
 from types import TracebackType

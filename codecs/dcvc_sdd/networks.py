@@ -120,7 +120,7 @@ def hyper_decoder(channels: int) -> nn.Sequential:
 
 
 def spatial_prior(channels: int) -> nn.Sequential:
-    """What steps 2 to 4 share: scales and means of a latent of so many channels."""
+    """The common part of steps 2 to 4: scales and means of a latent of so many channels."""
     return nn.Sequential(
         DepthConvBlock(3 * channels, 3 * channels),
         DepthConvBlock(3 * channels, 3 * channels),

@@ -22,7 +22,7 @@ SMALLEST_STEP = 0.5
 
 
 class Parameters(NamedTuple):
-    """What a prior expects of a latent, each (N, C, h, w): its quantisation step, and scale and
+    """A prior's expectation of a latent, each (N, C, h, w): its quantisation step, and scale and
     mean in units of that step; `fused` (N, 3C, h, w): the three as the network gave them."""
 
     step: Tensor

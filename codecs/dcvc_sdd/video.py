@@ -232,7 +232,7 @@ class DCVCSDD(VideoCodec):
     # ------------------------------------------------------------------ the receiver's functions
 
     def factor(self, stream: str, side: str, rate: float | Tensor | None) -> Tensor:
-        """What a feature inside a transform is multiplied by, (1 or N, C, 1, 1)."""
+        """The factor of a feature inside a transform, (1 or N, C, 1, 1)."""
         return self.basic(stream, side) * rate_factor(self.scales(stream, side), rate)
 
     def basic(self, stream: str, side: str) -> Tensor:
@@ -244,7 +244,7 @@ class DCVCSDD(VideoCodec):
         return self.get_parameter(f"{stream}_q_scale_{side}")
 
     def motion_parameters(self, hyper: Tensor, previous: Tensor | None) -> Parameters:
-        """What is expected of the motion latent; `previous` is the last frame's, if any."""
+        """Expectation of the motion latent; `previous` is the last frame's, if any."""
         prior = self.mv_hyper_prior_decoder(hyper)
         if previous is None:
             prior = self.mv_y_prior_fusion_adaptor_0(prior)
@@ -255,7 +255,7 @@ class DCVCSDD(VideoCodec):
     def latent_parameters(
         self, hyper: Tensor, temporal: Tensor, previous: Tensor | None
     ) -> Parameters:
-        """What is expected of the latent; `previous` is the last frame's, if any."""
+        """Expectation of the latent; `previous` is the last frame's, if any."""
         known = [temporal, self.contextual_hyper_prior_decoder(hyper)]
         if previous is None:
             prior = self.y_prior_fusion_adaptor_0(torch.cat(known, dim=1))
@@ -271,7 +271,7 @@ class DCVCSDD(VideoCodec):
         return expected(adaptor, self.get_submodule(f"{stream}_spatial_prior"), known, fused)
 
     def adapted(self, picture: Tensor, feature: Tensor | None, position: int) -> Tensor:
-        """What context mining starts from; behind an I frame there is only its picture."""
+        """The start of context mining; behind an I frame there is only its picture."""
         if feature is None:
             return self.feature_adaptor_I(picture)
         return self.get_submodule(ADAPTORS[position % len(ADAPTORS)])(feature)

@@ -1,4 +1,4 @@
-"""How a picture moves: smooth trajectories in closed form, and the warp that shows them."""
+"""Motion of pictures: smooth trajectories in closed form, and the warp that shows them."""
 
 from dataclasses import dataclass
 

@@ -143,7 +143,7 @@ def pack(
 
 
 class PackedPart:
-    """What an unfinished packing of `source` has left in a folder; nothing where it is another's.
+    """The remains of an unfinished packing of `source` in a folder; nothing where it is another's.
 
     `clips` and `skipped` are those of the first `done` clips of the source.
     """

@@ -121,7 +121,7 @@ def _leaf(rng: np.random.Generator, canvas: np.ndarray, radius: float) -> None:
 def draw_shape(
     rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float
 ) -> np.ndarray:  # fmt: skip
-    """How far pixels x (1, W), y (H, 1) from a random shape's middle lie in it: (H, W), 0 to 1.
+    """Depth of pixels x (1, W), y (H, 1), from a random shape's middle, in it: (H, W), 0 to 1.
 
     The shape reaches at most 1.45 `radius` from its middle: a lobed blob, an ellipse, a diamond or
     nearly a rectangle, turned and flattened.

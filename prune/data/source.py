@@ -1,4 +1,4 @@
-"""What a source of clips is: its clips' sizes, reading frames, drawing training crops."""
+"""Sources of clips: sizes, reading frames, drawing training crops."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -132,7 +132,7 @@ def _find(path: Path, base: Path | None) -> Path:
 
 
 def _detect(path: Path, spec: SourceSpec) -> Kind:
-    """What kind of source a path is, by its layout and its files' suffixes."""
+    """The kind of source that a path is, by its layout and its files' suffixes."""
     if path.is_file():
         return _FILE_KINDS.get(path.suffix.lower(), "videos")
     if is_packed(path):

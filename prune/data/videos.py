@@ -139,7 +139,7 @@ class VideoFile:
         self, pick: Callable[[Iterator[av.VideoFrame]], Iterable[av.VideoFrame]],
         seek: int | None = None,
     ) -> list[av.VideoFrame]:  # fmt: skip
-        """What `pick` takes of the frames after the key frame at or before the time `seek`."""
+        """The frames that `pick` takes after the key frame at or before the time `seek`."""
         try:
             with av.open(f"file:{self.path}") as container, complaints() as heard:
                 stream = _stream(container, self.path)

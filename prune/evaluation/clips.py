@@ -19,7 +19,7 @@ Skip = tuple[str, str]
 
 
 def number_of_clips(source: Source, clips: int | None) -> int:
-    """How many of a source's clips to use: the first `clips`, or all where None."""
+    """The number of a source's clips to use: the first `clips`, or all where None."""
     count = len(source) if clips is None else min(clips, len(source))
     if count > MAX_CLIPS:
         raise UserError(f"{source.name}: an endless source; say how many of its clips to use")

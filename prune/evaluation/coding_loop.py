@@ -25,7 +25,7 @@ class Loop(Protocol):
 
 
 def loop(codec: VideoCodec, bits: Bits) -> Loop:
-    """What codes clips with `codec`, in the mode and on the device that it is in."""
+    """A coder of clips with `codec`, in the mode and on the device that it is in."""
     return RealLoop(codec) if bits == "real" else EstimatedLoop(codec)
 
 

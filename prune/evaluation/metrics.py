@@ -1,4 +1,4 @@
-"""How good decoded frames are, and how two rate-distortion curves compare."""
+"""Quality of decoded frames, and differences of rate-distortion curves."""
 
 import math
 import warnings

@@ -69,7 +69,7 @@ class DecodedPicture:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured: one `ClipPoint` for each clip and rate point, all codecs in it.
+    """The findings of `evaluate`: one `ClipPoint` for each clip and rate point, all codecs in it.
 
     `pictures` shows the first clips' last P frames at the first rate point. `skipped` maps clips
     that were left out to the reason.

@@ -22,6 +22,6 @@ class Spread:
         return index % self.count == self.rank
 
     def merged(self, found: dict[int, Any]) -> dict[int, Any]:
-        """What all processes found, by clip and in the clips' order."""
+        """The findings of all processes, by clip and in the clips' order."""
         parts = self.gathered(found)
         return dict(sorted((index, one) for part in parts for index, one in part.items()))

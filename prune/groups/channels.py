@@ -35,7 +35,7 @@ class Group:
 
     @property
     def width(self) -> int:
-        """How many channels of a tensor one channel of the group stands for."""
+        """The number of channels of a tensor that one channel of the group stands for."""
         return min(len(member.channels[0]) for member in self.members)
 
     def producers(self) -> tuple[Member, ...]:
@@ -53,7 +53,7 @@ class Group:
 
 @dataclass
 class Channels:
-    """What can be removed from a codec's decoder, and what cannot and why."""
+    """All that can be removed from a codec's decoder, and what cannot and why."""
 
     groups: tuple[Group, ...]
     fixed: dict[str, str] = field(default_factory=dict)

@@ -108,7 +108,7 @@ class Follower(TorchFunctionMode):
         return entered
 
     def take(self, coded: CodedFrame) -> None:
-        """What a P frame has come to."""
+        """Note what a P frame has come to."""
         self.results += [coded.frame, *coded.bits.values()]
         for key, x in coded.reference.tensors().items():
             labels = self.labels(x)
@@ -117,7 +117,7 @@ class Follower(TorchFunctionMode):
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """What happens here is not the codec's doing."""
+        """Within it nothing is the codec's doing."""
         self._deep += 1
         try:
             yield

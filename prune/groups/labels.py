@@ -74,7 +74,7 @@ def merged(a: Tensor, b: Tensor) -> Tensor:
 def replayed(
     function: Callable, args: tuple, kwargs: dict, labels_of: Callable[[Tensor], Tensor | None]
 ) -> Any:
-    """What `function`, which only moves entries, does to the labels of its arguments."""
+    """Labels of its arguments behind `function`, which only moves entries."""
 
     def swap(x: Tensor) -> Tensor:
         found = labels_of(x)

@@ -1,4 +1,4 @@
-"""How Torch-Pruning removes channels of the layers that it does not know.
+"""Rules by which Torch-Pruning removes channels of layers that it does not know.
 
 Registered by type: Torch-Pruning looks custom pruners up by class, and by instance fails.
 """

@@ -1,4 +1,4 @@
-"""What layers do to channels: which they read, which they make, which they treat one by one."""
+"""Effects of layers on channels: which they read, which they make, which they treat one by one."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def makes_channels(layer: nn.Module) -> bool:
 
 
 def rule_of(layer: nn.Module) -> Rule | None:
-    """How channels go through this layer as a whole; None where what it calls is followed."""
+    """The rule of this layer as a whole for channels; None where what it calls is followed."""
     if isinstance(layer, SubpelConv):
         return _subpel
     if isinstance(layer, GroupedConv):

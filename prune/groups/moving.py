@@ -26,7 +26,7 @@ def tie_parts(book: Book, labels: Tensor | None, whole: Tensor, outputs: list[Te
 
 
 def tie_picked(book: Book, labels: Tensor | None, index: Any) -> None:
-    """What is picked by number, as qkv[0] is, goes with its neighbours or not at all."""
+    """Tie what is picked by number: as qkv[0] is, goes with its neighbours or not at all."""
     picks = index if isinstance(index, tuple) else (index,)
     if labels is None or any(isinstance(pick, Tensor | list) for pick in picks):
         return

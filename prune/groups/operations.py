@@ -1,4 +1,4 @@
-"""What torch's functions do to channels: the same for methods, functions and operators.
+"""Effects of torch's functions on channels: the same for methods, functions and operators.
 
 Calls are not taken apart by position or keyword where it can be helped: what only moves entries is
 called again on the labels, in the very form that the codec used.
@@ -45,16 +45,16 @@ SPATIAL = frozenset({
 
 
 class Book:
-    """What is noted about channels while a codec runs."""
+    """Notes about channels while a codec runs."""
 
     def __init__(self, units: str) -> None:
         self.atoms = Atoms()
         self.units = units
-        """What of attention over heads goes at once: whole "heads", or "positions" of each."""
+        """Units of attention over heads that go at once: whole "heads", or "positions" of each."""
         self.held: list[tuple[Tensor, str]] = []
         """Channels that have to stay, and why."""
         self.notes: list[tuple[Tensor, str]] = []
-        """What channels go through that may depend on all of them."""
+        """Operations on channels that may depend on all of them."""
         self.parameters: list[range] = []
         """Atoms that are entries of a parameter, and channels only if tied to some."""
         self.sums = 0
@@ -127,7 +127,7 @@ def each_channel(book: Book, name: str, labels: Tensor, shape: Sequence[int]) ->
 
 
 def unknown(book: Book, name: str, labels: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """What cannot be followed keeps all channels that it reads."""
+    """Keep all channels that are read by what cannot be followed."""
     for some in labels:
         book.hold(some, f"read by torch's {name}, behind which channels cannot be followed")
     return none(shape)

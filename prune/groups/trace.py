@@ -23,7 +23,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, SubpelConv)
 
 @dataclass
 class Traced:
-    """What a run has shown; layers by name, other places as `entry:`, `exit:` or `sum:`."""
+    """The findings of a run; layers by name, other places as `entry:`, `exit:` or `sum:`."""
 
     book: Book
     steering: set[str] = field(default_factory=set)

@@ -29,11 +29,11 @@ from vcodecs.layers import has_values
 TOLERANCE = 1e-4
 """Relative; what goes wrong is far larger, rounding errors over a few frames far smaller."""
 GAINS = (1.0, 0.85, 0.7, 0.5)
-"""Of the trial's weights. Sums of many branches, in a loop over frames, grow without bound, until
-a rounding error is as large as what is looked for: the first gain that does not is taken."""
+"""Gains of the trial's weights. Sums of many branches, in a loop over frames, grow without bound,
+until a rounding error is as large as what is looked for: the first gain that does not is taken."""
 LARGEST = 1e5
 MOVED = 0.3
-"""How far parameters of layers that are no convolutions are moved."""
+"""Spread by which parameters of layers that are no convolutions are moved."""
 NOT_MASKING = "removing its channels is not the same as masking them"
 
 
@@ -97,7 +97,7 @@ def _search(
 def _fault(
     codec: VideoCodec, groups: Sequence[Group], kept: dict[str, list[int]], frames: torch.Tensor
 ) -> str | None:
-    """What goes wrong when the other channels of these groups are removed; None if nothing."""
+    """The fault that shows when the other channels of these groups are removed; None if none."""
     masked, shrunk, loaded = (copy.deepcopy(codec) for _ in range(3))
     for group in groups if has_values(codec) else ():
         zero_channels(masked, group, kept[group.name])

@@ -127,7 +127,7 @@ def along_weight(layer: Weighted, channels: Tensor) -> Tensor:
 
 
 def member_count(layer: Weighted) -> int:
-    """How many channels a layer makes."""
+    """The number of channels that a layer makes."""
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 

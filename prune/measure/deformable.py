@@ -1,4 +1,4 @@
-"""What a deformable convolution costs.
+"""MACs of a deformable convolution.
 
 Counted are the matrix product, as that of a plain convolution, and the fetching of its inputs:
 each is a weighted sum of four neighbours, and one product more where there is a modulation mask.
@@ -24,7 +24,7 @@ def deformable_macs(
 
 
 def fetching_share(outputs: int) -> float:
-    """How much of a plain deformable convolution (one weight group) its fetching is."""
+    """Fetching's part of a plain deformable convolution (one weight group)."""
     return CORNERS / (CORNERS + outputs)
 
 

@@ -147,7 +147,7 @@ def providers() -> tuple[str, ...]:
 
 
 def device_name(provider: str) -> str:
-    """What the provider runs on."""
+    """The device that the provider runs on."""
     if provider.startswith("CUDA"):
         return torch.cuda.get_device_name(0)
     return cpu_name()

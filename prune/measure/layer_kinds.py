@@ -1,4 +1,4 @@
-"""What a decoder's time is spent on: its layers by kind, and passes over memory between them.
+"""The parts of a decoder's time: its layers by kind, and passes over memory between them.
 
 Read off a pass on shapes alone. Linear layers, which read one vector a frame here, count nothing. A
 pass over memory (a sum, a concatenation, a warp) belongs to the layers whose channels it reads, and
@@ -52,7 +52,7 @@ class Work:
 
 
 def decoder_work(codec: VideoCodec, height: int, width: int) -> list[Work]:
-    """What the receiver does for a P frame behind another; sides are rounded up to 64."""
+    """The receiver's work for a P frame behind another; sides are rounded up to 64."""
     shadow = fold(copy.deepcopy(codec)).to("meta").requires_grad_(True)
     watch = _Watch()
     for graph in shadow.steady_graphs(height, width):
@@ -73,7 +73,7 @@ class _Watch(TorchFunctionMode):
         self.found: dict[tuple[str, LayerKind, int, int], int] = {}
         self.producers: dict[object, str] = {}
         self.inside = 0
-        """How many layers are running: what happens in them is theirs."""
+        """The number of layers that are running: what happens in them is theirs."""
 
     def add(self, layer: str, kind: LayerKind, inputs: int, outputs: int) -> None:
         key = (layer, kind, inputs, outputs)

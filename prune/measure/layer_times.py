@@ -34,7 +34,7 @@ Table = tuple[list[int], list[int], list[list[float]]]
 
 @dataclass(frozen=True)
 class Machine:
-    """What times are true of."""
+    """The setting that times are true of."""
 
     device: str
     runtime: str
@@ -52,13 +52,13 @@ class LayerTimes:
         self.machine, self.timer, self.file = machine, timer, file
         self.known: dict[LayerKind, dict[Widths, float]] = {}
         self.measured = 0
-        """How many were measured just now."""
+        """The number of times measured just now."""
         if file is not None:
             with suppress(OSError, ValueError, TypeError, KeyError):
                 self._read(json.loads(file.read_text(encoding="utf-8")))
 
     def milliseconds(self, kind: LayerKind, inputs: int, outputs: int) -> float:
-        """Of one layer. Those that can follow on each other are the same in both directions."""
+        """The kind of a layer. Those that can follow on each other are the same both ways."""
         if can_chain(kind):
             inputs, outputs = sorted((inputs, outputs))
         times = self.known.setdefault(kind, {})

@@ -28,7 +28,7 @@ class Macs:
 
 
 def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
-    """What the receiver computes for one P frame of `height` x `width` (rounded up to 64).
+    """MACs of the receiver for one P frame of `height` x `width` (rounded up to 64).
 
     It is one behind another P frame; layers that only the first one needs count 0.
 
@@ -46,7 +46,7 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
 
 
 def encoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
-    """What the sender alone computes for one P frame: the modules that no receiver runs.
+    """MACs of the sender alone for one P frame: the modules that no receiver runs.
 
     The sender runs the decoder's modules as well; they are not in this figure.
     """

@@ -64,7 +64,7 @@ def has_openvino() -> bool:
 
 
 def openvino_precisions() -> tuple[str, ...]:
-    """What OpenVINO computes in on this processor: fp32, and bf16 where it has that itself."""
+    """OpenVINO's precisions on this processor: fp32, and bf16 where it has that itself."""
     device = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ("fp32", "bf16") if "BF16" in device else ("fp32",)
 

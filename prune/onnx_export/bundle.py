@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime, relative to the tensor's largest value."""
 SMOOTH = 16
 Case = tuple[torch.nn.Module, dict[str, np.ndarray]]
-"""What is exported, and inputs to try it with."""
+"""A module to export, and inputs to try it with."""
 LARGEST = 128  # frames of dynamic bundles: up to 128 x 64 = 8192 pixels a side
 
 
@@ -242,7 +242,7 @@ class _Wave(torch.nn.Module):
 
 
 def _coding(codec: VideoCodec, folder: Path) -> dict | None:
-    """What a player needs beside the graphs: the program, the tables, which weights it is of."""
+    """A player's needs beside the graphs: the program, the tables, which weights it is of."""
     if not can_code(codec):
         return None
     path = folder / ENTROPY

@@ -1,4 +1,4 @@
-"""How a dense codec becomes a small one: the same for a recipe's steps and for Python.
+"""The way from a dense codec to a small one, for a recipe's steps and for Python alike.
 
 What differs, data and trainer, comes in as `train`.
 """

@@ -20,7 +20,7 @@ def distillers(
     channels: Channels,
     kept: dict[str, list[int]] | None,
 ) -> list[Distiller]:
-    """What distils `teacher`, a copy of it, into `student`: nothing where the recipe has it so.
+    """Companions that distil a copy of `teacher` into `student`; none where the recipe says so.
 
     `kept`: the channels of a shrunk student by group; None of a masked one.
     """

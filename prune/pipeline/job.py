@@ -112,7 +112,7 @@ class Job:
 
     @cached_property
     def cost(self) -> CostModel:
-        """What the budget limits: MACs at the recipe's measuring size, or time at its other one."""
+        """The limited cost: MACs at the recipe's measuring size, or time at its other one."""
         with self.recipe.blame("prune.budget"):
             budget = self.recipe.prune.budget
             return cost_of(budget, self.teacher, self.channels, self.recipe.measure, self.times)
@@ -143,7 +143,7 @@ class Job:
 
     @cached_property
     def intra(self) -> IntraCodec:
-        """What codes the I frames of the evaluation."""
+        """The coder of the evaluation's I frames."""
         with self.recipe.blame("evaluate.intra"):
             return create_intra(self.recipe.evaluate.intra)
 
@@ -196,7 +196,7 @@ class Job:
     # ------------------------------------------------------------------ fingerprints
 
     def codec_inputs(self) -> dict[str, Any]:
-        """What the teacher is made from: the recipe's section, and the checkpoint's content."""
+        """Inputs of the teacher: the recipe's section, and the checkpoint's content."""
         section = self.recipe.codec
         inputs = section.model_dump() | {"seed": self.recipe.seed}
         if section.checkpoint is not None:

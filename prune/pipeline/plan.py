@@ -1,4 +1,4 @@
-"""What a budget would remove, without training.
+"""Plans: the channels that a budget would remove, without training.
 
 The choice is by the magnitude of the dense weights alone; a run that trains finds its own. The
 channel groups, what they cost and what has to stay are the same in both.
@@ -60,7 +60,7 @@ class PlannedTime:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one-shot pruning would do. `fixed`: why a layer's channels stay, by layer.
+    """The outcome of one-shot pruning. `fixed`: why a layer's channels stay, by layer.
 
     `budget`: the part of the dense decoder's MACs, or where there is `time` of its time.
     """
@@ -90,7 +90,7 @@ def planned(
     size: tuple[int, int],
     cost: CostModel | None = None,
 ) -> Plan:
-    """What is left of a codec that keeps these channels, at frames of `size` (height, width).
+    """The rest of a codec that keeps these channels, at frames of `size` (height, width).
 
     `cost`: what the budget is counted in; a time is told too.
     """

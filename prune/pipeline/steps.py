@@ -25,7 +25,7 @@ RECORD = "step.json"
 
 @dataclass
 class Record:
-    """What a step's folder says of itself. `made` is drawn anew each time it is done anew."""
+    """The record in a step's folder. `made` is drawn anew each time it is done anew."""
 
     fingerprint: str
     made: str

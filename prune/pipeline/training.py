@@ -1,4 +1,4 @@
-"""What a recipe tells the trainer: phases, trade-off, settings."""
+"""A recipe's words to the trainer: phases, trade-off, settings."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -45,7 +45,7 @@ class Located(BaseModel):
     _origin: Origin | None = PrivateAttr(None)
 
     def at(self, key: str) -> str:
-        """How a message about the dotted `key` begins: its place in the file, and its name."""
+        """A message's beginning about the dotted `key`: its place in the file, and its name."""
         where = self._origin and self._origin.where(tuple(key.split(".")))
         return f"{where}: {key}" if where else key
 

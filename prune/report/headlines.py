@@ -1,4 +1,4 @@
-"""What a run is judged by: its headline figures, and what a reader must know before them."""
+"""The headline figures that a run is judged by, and what a reader must know before them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ class Headline:
 
 
 def about(report: Report) -> list[str]:
-    """What the run was, in a few words each: the method, the budget, when, on what."""
+    """The run in a few words each: the method, the budget, when, on what."""
     settings = {key: report.setting("prune", key) for key in ("method", "budget")}
     plain = [f"{k} {setting_words(v)}" for k, v in settings.items() if v is not None]
     when = datetime.fromisoformat(report.created).strftime("%Y-%m-%d %H:%M %Z").strip()
@@ -37,7 +37,7 @@ def devices(report: Report) -> list[str]:
 
 
 def warnings(report: Report) -> list[str]:
-    """What a reader must know first: the gates that failed, then the run's own warnings."""
+    """Warnings to read first: the gates that failed, then the run's own warnings."""
     failed = [row for row in gates(report).rows if row[-1].tone == "bad"]
     return [
         *(
@@ -50,7 +50,7 @@ def warnings(report: Report) -> list[str]:
 
 
 def headlines(report: Report) -> list[Headline]:
-    """What the run is judged by, in a few figures; quality is that of the first data set."""
+    """A few figures to judge the run by; quality is that of the first data set."""
     found = [_macs_cut(report), _speedup(report), *_against_eager(report)]
     if not report.quality:
         unknown, note = Cell("not measured", "missing"), report.reason("quality") or ""

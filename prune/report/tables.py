@@ -91,7 +91,7 @@ def groups(report: Report) -> Table:
 
 
 def where(row: Latency) -> str:
-    """What a latency was measured on, in a line."""
+    """The setting of a latency's measurement, in a line."""
     provider = row.provider.removesuffix("ExecutionProvider")
     threads = "" if row.threads is None else f", {row.threads} thread{'s' * (row.threads != 1)}"
     return f"{row.runtime}, {provider}{threads}, {row.precision}, {row.width}×{row.height}"

@@ -1,4 +1,4 @@
-"""What a recipe's budget is counted in, and how much of it that allows."""
+"""The unit that a recipe's budget is counted in, and how much of it that allows."""
 
 from collections.abc import Callable
 

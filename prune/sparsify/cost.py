@@ -1,4 +1,4 @@
-"""What a decoder costs as a function of how many channels each group keeps: here its MACs.
+"""Cost of a decoder as a function of how many channels each group keeps: here its MACs.
 
 `prune.sparsify.time_cost` has the same interface for milliseconds. Sparsifier, final choice and
 plan know no more of a cost than this: `total` and `fraction` of counts, and what moves change.
@@ -54,7 +54,7 @@ class CostModel:
         self.fetching = torch.tensor(shares, dtype=torch.float64)
 
     def price(self, ins: Tensor, outs: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What each layer costs with these parts (..., L) of its inputs and outputs.
+        """Cost of each layer with these parts (..., L) of its inputs and outputs.
 
         `rows` (R,): of these layers alone, `ins` and `outs` are then (..., R).
         """
@@ -62,7 +62,7 @@ class CostModel:
         return macs * ins * (fetching + (1 - fetching) * outs)
 
     def prices(self, counts: Tensor) -> Tensor:
-        """What each layer costs with `counts` (..., G) channels kept: (..., L)."""
+        """Cost of each layer with `counts` (..., G) channels kept: (..., L)."""
         return self.price(*self._parts(counts.double()))
 
     def total(self, counts: Tensor, modules: Iterable[str] | None = None) -> Tensor:
@@ -112,7 +112,7 @@ class CostModel:
 
 
 def _fetching(codec: VideoCodec, name: str) -> float:
-    """How much of a layer's cost does not depend on its outputs."""
+    """The part of a layer's cost that does not depend on its outputs."""
     layer = codec.get_submodule(name)
     return fetching_share(layer.out_channels) if isinstance(layer, DeformableConv) else 0.0
 

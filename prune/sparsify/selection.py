@@ -14,7 +14,7 @@ from prune.sparsify.cost import CostModel
 from vcodecs import UserError, VideoCodec
 
 TOLERANCE = 0.01
-"""How far the kept MACs may be from the budget, as a part of the dense MACs."""
+"""Allowed distance of the kept MACs from the budget, as a part of the dense MACs."""
 
 
 def choose(

@@ -24,7 +24,7 @@ PENALTY = 100.0
 ASCENT = 0.2
 """Step of its multiplier: small against the penalty, lest it winds up and overshoots."""
 TRAVEL = 20.0
-"""How far thresholds could go in a whole run, in deviations: enough to close any group early."""
+"""Reach of the thresholds in a whole run, in deviations: enough to close any group early."""
 START = -3.0
 """First threshold, in deviations from the group's mean norm: below nearly every channel."""
 

@@ -15,7 +15,7 @@ WARM_UP = 3
 
 
 class Gradients(NamedTuple):
-    """What one forward and backward pass yields beside the gradients, each a scalar."""
+    """Scalars that one forward and backward pass yields beside the gradients."""
 
     loss: Tensor
     bpp: Tensor

@@ -1,4 +1,4 @@
-"""What may take part in a training: companions in every step, a validator now and then."""
+"""Participants of a training: companions in every step, a validator now and then."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ class Companion(Protocol):
         """Called after the optimizer's step."""
 
     def figures(self) -> dict[str, float]:
-        """What the curves and the progress bar show of it."""
+        """Figures for the curves and the progress bar."""
 
     def close(self) -> None:
         """Leave the codec as it was found, but for what it has learnt."""

@@ -1,4 +1,4 @@
-"""What a training notes of itself: curves, how far it is, where its time goes."""
+"""A training's notes of itself: curves, progress, where its time goes."""
 
 import json
 import time
@@ -26,7 +26,7 @@ class Curve:
 
 @dataclass
 class Position:
-    """How far a training is: `step` steps, which are `part` (0 to 1), of phase number `phase`."""
+    """Progress of a training: `step` steps, which are `part` (0 to 1), of phase number `phase`."""
 
     phase: int = 0
     step: int = 0

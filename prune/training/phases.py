@@ -25,7 +25,7 @@ class Phase:
 
     @property
     def cost(self) -> int:
-        """What all its steps take, in frames' pixels: how a time box is shared out."""
+        """Work of all its steps, in frames' pixels, by which a time box is shared out."""
         return self.steps * self.stage.frames * self.batch * self.crop**2
 
 
@@ -74,6 +74,6 @@ class TimeBox:
         self.seconds = max(1e-3, (self.end - self.started) * left[0] / max(1e-9, sum(left)))
 
     def part(self) -> float:
-        """How much of the phase is over, 0 to 1."""
+        """The part of the phase that is over, 0 to 1."""
         passed = (self.clock() - self.started) / self.seconds
         return min(1.0, self.first + (1 - self.first) * passed)

@@ -20,7 +20,7 @@ FAST_FLAGS = frozenset(("amx_bf16", "avx512_bf16"))
 def resolved(
     precision: Precision, device: torch.device
 ) -> Literal["no", "bf16", "fp16", "tf32", "fp32"]:
-    """What `precision` means on `device`.
+    """The meaning of `precision` on `device`.
 
     By what the device says of itself rather than by a measurement, so that the same machine
     always trains the same way.

@@ -1,4 +1,4 @@
-"""What the processes of one training tell one another.
+"""Messages between the processes of one training.
 
 Every process holds the whole codec and computes its part of each batch; what then has to be the
 same everywhere (gradients, thresholds, the distillation's running distortions, when to stop, what

@@ -19,13 +19,13 @@ from prune.progress import warn
 from vcodecs import UserError
 
 STATE = "state.pt"
-"""What training goes on from; of no use, and removed, once its step is done."""
+"""The state that training goes on from; removed once its step is done."""
 
 UNREADABLE = (
     OSError, RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError,
     zipfile.BadZipFile, NotImplementedError,
 )  # fmt: skip
-"""What reading a damaged file raises, whatever the damage."""
+"""Errors of reading a damaged file, whatever the damage."""
 
 
 class SavedStates:

@@ -1,4 +1,4 @@
-"""What a training is told beside its phases."""
+"""Settings of a training beside its phases."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ def device_of(setting: str) -> str:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """What all phases share."""
+    """Settings that all phases share."""
 
     tradeoff: Tradeoff
     seed: int = 0

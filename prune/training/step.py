@@ -154,7 +154,7 @@ class TrainingStep:
 
 
 def _model(codec: VideoCodec, settings: TrainerSettings, accompanied: bool) -> Any:
-    """What codes a frame: the codec, compiled or with its activations computed twice."""
+    """The coder of a frame: the codec, compiled or with its activations computed twice."""
     if settings.recompute:
         return partial(checkpoint, codec, use_reentrant=False)
     # Hooks and masks of what trains along would be compiled anew in every step.

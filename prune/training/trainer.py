@@ -115,7 +115,7 @@ class Trainer:
         self.best.restore(self.codec, self.title)
 
     def _position(self, saved: dict[str, Any]) -> Position:
-        """How far the saved training is; outside a time box the steps say it, of which the recipe
+        """Progress of the saved training; outside a time box the steps say it, of which the recipe
         may now have another number."""
         at = Position(saved["phase"], saved["step"], saved["part"])
         if at.step and self.settings.minutes is None:
@@ -255,7 +255,7 @@ class Trainer:
         )
 
     def _load(self) -> dict[str, Any] | None:
-        """What the first process finds is what all go on from."""
+        """Let all go on from what the first process finds."""
         found: dict[str, Any] | None = None
         if self.processes.first:
             found = self.states.load(self._take_in)
