@@ -19,7 +19,7 @@ from prune.report.cells import digits, markdown_text, prefixed, signed
 from prune.report.headlines import about, headlines
 from prune.report.pictures import Picture, difference
 from prune.report.render import write_report
-from prune.report.schema import Curve
+from prune.report.schema import TrainingCurve
 
 SECTIONS = [
     "compute",
@@ -530,19 +530,19 @@ def test_charts_take_their_colours_from_the_page(html):
 
 def test_a_chart_of_many_steps_stays_small():
     steps = list(range(200_000))
-    curve = Curve(stage="all", step=steps, loss=[step % 17 for step in steps])
+    curve = TrainingCurve(stage="all", step=steps, loss=[step % 17 for step in steps])
     assert len(charts.training([curve], ("loss",), "loss")) < 40_000
 
 
 def test_a_chart_without_values_is_not_drawn():
-    curve = Curve(stage="all", step=[1, 2], loss=[math.nan, None])
+    curve = TrainingCurve(stage="all", step=[1, 2], loss=[math.nan, None])
     assert charts.training([curve], ("loss", "psnr"), "loss") is None
     assert charts.training([], ("loss",), "loss") is None
 
 
 def test_stages_that_count_from_nought_follow_each_other():
-    again = [Curve(stage=name, step=[0, 500], loss=[2.0, 1.0]) for name in "ab"]
-    onward = [again[0], Curve(stage="b", step=[500, 1000], loss=[2.0, 1.0])]
+    again = [TrainingCurve(stage=name, step=[0, 500], loss=[2.0, 1.0]) for name in "ab"]
+    onward = [again[0], TrainingCurve(stage="b", step=[500, 1000], loss=[2.0, 1.0])]
     assert charts.training(again, ("loss",), "loss") == charts.training(onward, ("loss",), "loss")
 
 

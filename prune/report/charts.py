@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from prune.report.cells import digits
-from prune.report.schema import Curve, Quality, RatePoint, Spread
+from prune.report.schema import Quality, Quantiles, RatePoint, TrainingCurve
 
 INK, MUTED, LINE = "#0a0a01", "#0a0a02", "#0a0a03"
 DENSE, SPARSE, ACCENT = "#0a0a04", "#0a0a05", "#0a0a06"
@@ -99,14 +99,14 @@ def paired_bars(rows: Sequence[Bars]) -> str:
         return _svg(figure)
 
 
-def latency_bars(label: str, dense: Spread, sparse: Spread) -> Bars:
+def latency_bars(label: str, dense: Quantiles, sparse: Quantiles) -> Bars:
     """A row of `paired_bars` in units of the dense median, for runs of very different lengths."""
     unit = dense.median or 1
 
-    def note(spread: Spread) -> str:
+    def note(spread: Quantiles) -> str:
         return f"{digits(spread.median)} ms"
 
-    def ends(spread: Spread) -> tuple[float, float]:
+    def ends(spread: Quantiles) -> tuple[float, float]:
         return spread.p10 / unit, max(spread.median, spread.p90) / unit
 
     widths = dense.median / unit, sparse.median / unit
@@ -136,7 +136,7 @@ def rate_distortion(entry: Quality) -> str | None:
         return _svg(figure)
 
 
-def training(curves: Sequence[Curve], fields: Sequence[str], label: str) -> str | None:
+def training(curves: Sequence[TrainingCurve], fields: Sequence[str], label: str) -> str | None:
     """One or more fields of all stages over the steps, stage after stage; None without values."""
     colours = {"budget": ACCENT, "beta": MUTED}
     styles = {"budget": "--", "beta": "-."}

@@ -41,7 +41,7 @@ class DecoderMacs(Pair):
     by_module: dict[str, Pair]
 
 
-class Macs(Part):
+class MacCounts(Part):
     """MACs of one P frame of `height` x `width`; `onnx` counts the exported decoder's graphs."""
 
     unit: Literal["MAC"]
@@ -52,12 +52,12 @@ class Macs(Part):
     onnx: Pair | None = None
 
 
-class Parameters(Part):
+class ParameterCounts(Part):
     decoder: Pair
     total: Pair
 
 
-class Spread(Part):
+class Quantiles(Part):
     """The median of the runs and their 10th and 90th percentiles."""
 
     median: Positive
@@ -83,9 +83,9 @@ class Latency(Part):
     height: Count
     width: Count
     runs: Count
-    dense_ms: Spread | None
-    sparse_ms: Spread | None
-    speedup: Spread | None
+    dense_ms: Quantiles | None
+    sparse_ms: Quantiles | None
+    speedup: Quantiles | None
     device: str
     breakdown: list[GraphTime] = Field(default_factory=list)
 
@@ -105,7 +105,7 @@ class Prediction(Part):
     measured_sparse_ms: Positive | None
 
 
-class Measure(Part):
+class MeasuredPoint(Part):
     """Bits per pixel, and RGB-PSNR in dB and MS-SSIM (0 to 1) of the decoded frames."""
 
     bpp: Positive | None
@@ -119,11 +119,11 @@ class RatePoint(Part):
     answers_null = frozenset({"rate"})
 
     rate: Rate
-    dense: Measure
-    sparse: Measure
+    dense: MeasuredPoint
+    sparse: MeasuredPoint
 
 
-class ClipPoint(RatePoint):
+class RateClip(RatePoint):
     """One clip at one rate point: `psnr_lost_db` dense - sparse, `bpp_gained` sparse - dense."""
 
     clip: Name
@@ -131,7 +131,7 @@ class ClipPoint(RatePoint):
     bpp_gained: float | None
 
 
-class Anchor(Part):
+class AnchorPoint(Part):
     """A conventional codec on the same clips, averaged."""
 
     codec: str
@@ -154,8 +154,8 @@ class Quality(Part):
     points: list[RatePoint]
     bd_psnr_db: float | None
     bd_rate_percent: float | None
-    clips_detail: list[ClipPoint] = Field(default_factory=list)
-    anchors: list[Anchor] | None = None
+    clips_detail: list[RateClip] = Field(default_factory=list)
+    anchors: list[AnchorPoint] | None = None
 
 
 class Parity(Part):
@@ -181,7 +181,7 @@ class Environment(Part):
     commit: str | None
 
 
-class Curve(Part):
+class TrainingCurve(Part):
     """One training stage: a value per logged step, null where it was not logged, or no values.
 
     `keep` and `budget` are shares of the dense decoder's MACs, 0 to 1; so is `beta`, the
@@ -198,7 +198,7 @@ class Curve(Part):
     budget: list[Sample] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _one_value_per_step(self) -> "Curve":
+    def _one_value_per_step(self) -> "TrainingCurve":
         for name in ("loss", "bpp", "psnr", "beta", "keep", "budget"):
             if len(getattr(self, name)) not in (0, len(self.step)):
                 raise PydanticCustomError(
@@ -209,7 +209,7 @@ class Curve(Part):
         return self
 
 
-class Group(Part):
+class GroupWidth(Part):
     """Channels that can only be removed together, and the layers they run through."""
 
     name: str
@@ -218,8 +218,8 @@ class Group(Part):
     sparse: Count
 
 
-class Channels(Part):
-    groups: list[Group]
+class ChannelWidths(Part):
+    groups: list[GroupWidth]
     by_layer: dict[str, Pair] = Field(default_factory=dict)
 
 
@@ -231,14 +231,14 @@ class Report(Part):
     preset: str
     created: str
     recipe: dict[str, JsonValue]
-    macs: Macs
-    parameters: Parameters
+    macs: MacCounts
+    parameters: ParameterCounts
     latency: list[Latency]
     quality: list[Quality]
     parity: Parity
     environment: Environment
-    training: list[Curve] = Field(default_factory=list)
-    channels: Channels | None = None
+    training: list[TrainingCurve] = Field(default_factory=list)
+    channels: ChannelWidths | None = None
     prediction: Prediction | None = None
     warnings: list[Name] = Field(default_factory=list)
     times: dict[str, Positive] = Field(default_factory=dict)

@@ -3,13 +3,13 @@
 from prune.report.cells import MINUS, Cell, Table, cell, digits, missing, prefixed, signed, words
 from prune.report.schema import (
     PARITY_TOLERANCE,
-    Anchor,
+    AnchorPoint,
     Latency,
     Pair,
     Prediction,
     Quality,
+    Quantiles,
     Report,
-    Spread,
 )
 from vcodecs.parts import module_of
 
@@ -33,11 +33,11 @@ def rate_name(rate: float | None) -> str:
     return "fixed" if rate is None else str(rate)
 
 
-def milliseconds(spread: Spread) -> str:
+def milliseconds(spread: Quantiles) -> str:
     return f"{digits(spread.median)} ({digits(spread.p10)} to {digits(spread.p90)})"
 
 
-def ratio(spread: Spread) -> str:
+def ratio(spread: Quantiles) -> str:
     return f"{spread.median:.2f}× ({spread.p10:.2f} to {spread.p90:.2f})"
 
 
@@ -197,7 +197,7 @@ def anchors(entry: Quality) -> Table:
     return Table(("Anchor", "bpp", "PSNR, dB"), rows)
 
 
-def _at_qp(anchor: Anchor) -> str:
+def _at_qp(anchor: AnchorPoint) -> str:
     return anchor.codec if anchor.qp is None else f"{anchor.codec}, QP {anchor.qp}"
 
 
