@@ -10,7 +10,7 @@ import torch
 
 from lvc.anchor import psnr
 from lvc.container import Header, Writer
-from lvc.decode import Progress
+from lvc.decode import FrameProgress
 from lvc.display import PLAIN, Display
 from lvc.errors import UserError
 from lvc.intra import PictureCoder
@@ -145,12 +145,12 @@ def _as_in_a_file(rate: float | None) -> float | None:
 
 def encode_file(
     source: Path, target: Path, encoder: Encoder, frames: int | None = None
-) -> Progress:
+) -> FrameProgress:
     """Write `source` as an .lvc file; stopped early, what is written so far can be decoded."""
     with open_source(source) as video:
         header = encoder.header(video.width, video.height, video.fps, video.display)
         total = min(filter(None, (video.frames, frames)), default=None)
-        progress = Progress(total)
+        progress = FrameProgress(total)
         with Writer(target, header) as writer:
             for number, (picture, time) in enumerate(video.timed()):
                 if number == frames:

@@ -14,18 +14,18 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Clips `first`, `first + 1`, … of a batch of `whole`."""
 
     first: int
     whole: int
 
 
-_part: Part | None = None
+_part: BatchPart | None = None
 
 
 @contextmanager
-def part_of_batch(part: Part | None) -> Iterator[None]:
+def part_of_batch(part: BatchPart | None) -> Iterator[None]:
     """Within it the batch that is seen is `part` of one; None: it is all of it."""
     global _part
     before, _part = _part, part

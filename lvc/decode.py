@@ -84,7 +84,7 @@ def decode_file(
         _check_part(given, reader)
         networks, intra = opener(header)
         left = None if reader.frames is None else reader.frames - given.start
-        progress = Progress(min(filter(None, (left, given.frames)), default=None))
+        progress = FrameProgress(min(filter(None, (left, given.frames)), default=None))
         size, rate = (header.width, header.height), Fraction(*header.fps)
         with open_sink(target, *size, rate, header.display) as sink:
             try:
@@ -158,7 +158,7 @@ def _shown(display: Display) -> list[str]:
     return lines + ([f"colours:  {', '.join(colours)}"] if colours else [])
 
 
-class Progress:
+class FrameProgress:
     """One line on the terminal: frames, frames a second, bits a pixel, PSNR where it is known.
 
     `total` is what a file says of itself; it is not shown any more when there are more frames.

@@ -27,7 +27,7 @@ from .sink import Sink, checked_rate, open_sink
 from .stated import BY_EXIF, Turn, display_of, picture_of, turn_of
 from .timing import FALLBACK_FPS, Timing, timing_of
 
-__all__ = ["Sink", "Source", "open_sink", "open_source"]
+__all__ = ["Sink", "VideoSource", "open_sink", "open_source"]
 
 PICTURES = {".png": "png", ".jpg": "mjpeg", ".jpeg": "mjpeg"}
 
@@ -38,7 +38,7 @@ Timed = tuple[np.ndarray, int | None]
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoSource:
     """A video that is open for reading, to be iterated once; see `open_source`.
 
     `frames` is how many pictures the file claims to hold, where it does: a hint for a progress
@@ -53,7 +53,7 @@ class Source:
     _pictures: Iterator[Timed]
     _open: ExitStack
 
-    def __enter__(self) -> "Source":
+    def __enter__(self) -> "VideoSource":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -73,7 +73,7 @@ class Source:
 
 def open_source(
     path: str | Path, size: tuple[int, int] | None = None, fps: Fraction | float | None = None
-) -> Source:
+) -> VideoSource:
     """Open a video file, anything that PyAV reads, or a folder of PNG and JPEG pictures.
 
     A folder's pictures come in the natural order of their numbers (2 before 10). A headerless
@@ -101,7 +101,7 @@ def open_source(
         if fps is not None:
             rate, display = checked_rate(fps), replace(display, time_base=None)
         every = chain([first], pictures)
-        return Source(width, height, rate, reading.frames, display, every, stack.pop_all())
+        return VideoSource(width, height, rate, reading.frames, display, every, stack.pop_all())
 
 
 @dataclass(frozen=True)

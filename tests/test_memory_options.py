@@ -7,7 +7,7 @@ from training import JOINT, make, weights
 from prune.recipe.schema import Recipe
 from prune.training.phases import Phase
 from vcodecs import UserError
-from vcodecs.noise import Part, normal, part_of_batch, uniform
+from vcodecs.noise import BatchPart, normal, part_of_batch, uniform
 
 STEPS = 2
 
@@ -49,7 +49,7 @@ def test_parts_of_a_batch_draw_the_numbers_of_the_whole(draw, format):
     whole = draw(batch)
     for first in (0, 2):
         torch.manual_seed(1)
-        with part_of_batch(Part(first, 4)):
+        with part_of_batch(BatchPart(first, 4)):
             assert torch.equal(draw(batch[first : first + 2]), whole[first : first + 2])
 
 

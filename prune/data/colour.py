@@ -21,7 +21,7 @@ class Stated:
 
 
 @dataclass(frozen=True)
-class Colour:
+class SourceColour:
     """Matrix "bt709" or "bt601", range "limited" or "full"; None is what each file states.
 
     A file that states nothing is BT.709 in limited range, as everywhere (`lvc.stated`).

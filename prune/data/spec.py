@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lvc.errors import UserError
-from prune.data.colour import Colour
+from prune.data.colour import SourceColour
 from prune.data.images import IMAGE_SUFFIXES, VIMEO_LIST, Frames, ImagesInMotion, is_clip
 from prune.data.packed import PackedClips, is_packed
 from prune.data.procedural import Procedural
@@ -94,7 +94,7 @@ def open_source(spec: SourceSpec | str | Path, base: Path | None = None) -> Sour
 
 
 def _open_files(path: Path, spec: SourceSpec, kind: Kind) -> Source:
-    colour = Colour(spec.matrix, spec.range)
+    colour = SourceColour(spec.matrix, spec.range)
     fps = spec.fps or 30.0
     match kind:
         case "procedural":

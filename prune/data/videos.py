@@ -19,7 +19,7 @@ from lvc.errors import UserError
 from lvc.stated import matrix_of, turn_of
 from lvc.timing import timing_of
 from prune.data.cache import CACHE_BYTES, decoded
-from prune.data.colour import Colour, Stated
+from prune.data.colour import SourceColour, Stated
 from prune.data.source import ClipError, ClipInfo, Source
 
 # fmt: off
@@ -40,7 +40,7 @@ log = logging.getLogger("lvc")
 class Videos(Source):
     """Video files, one clip each."""
 
-    def __init__(self, name: str, files: list[Path], colour: Colour) -> None:
+    def __init__(self, name: str, files: list[Path], colour: SourceColour) -> None:
         """Index the packets of each file; those that cannot be opened end up in `skipped`."""
         self.name = name
         self.colour = colour
@@ -190,7 +190,7 @@ class RawVideos(Source):
 
     def __init__(
         self, name: str, files: list[Path], size: tuple[int, int] | None, fps: float | None,
-        pixel_format: str, colour: Colour,
+        pixel_format: str, colour: SourceColour,
     ) -> None:  # fmt: skip
         """`size` is (width, height) in pixels; it and `fps` (30 where unknown) are taken from the
         files' names if None. `pixel_format` is one of RAW_FORMATS."""
@@ -266,7 +266,9 @@ class RawFile:
         )
 
 
-def to_array(frames: list[av.VideoFrame], colour: Colour, clip: VideoFile | RawFile) -> np.ndarray:
+def to_array(
+    frames: list[av.VideoFrame], colour: SourceColour, clip: VideoFile | RawFile
+) -> np.ndarray:
     """A clip's decoded frames as uint8 (T, 3, H, W) RGB, as they are shown.
 
     Raises ClipError if a frame is not of the size that the clip began with.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prune.launch import launched
 from vcodecs import UserError
-from vcodecs.noise import Part
+from vcodecs.noise import BatchPart
 
 T = TypeVar("T")
 
@@ -44,10 +44,10 @@ class Processes:
     def alone(self) -> bool:
         return self.count == 1
 
-    def share(self, batch: int) -> Part:
+    def share(self, batch: int) -> BatchPart:
         """The clips of a batch that this process trains on; it has to be a multiple of `count`."""
         own = batch // self.count
-        return Part(self.rank * own, batch)
+        return BatchPart(self.rank * own, batch)
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over the processes, the same to the bit in all of them."""
@@ -104,7 +104,7 @@ class Processes:
         return box
 
     def leave(self) -> None:
-        """Part from the others, behind the last thing that is done together."""
+        """BatchPart from the others, behind the last thing that is done together."""
         if not self.alone:
             self.agreed(None)
             dist.destroy_process_group()

@@ -22,7 +22,7 @@ from prune.training.phases import Phase
 from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
 from vcodecs import VideoCodec
-from vcodecs.noise import Part, part_of_batch
+from vcodecs.noise import BatchPart, part_of_batch
 
 
 class TrainingStep:
@@ -117,7 +117,7 @@ class TrainingStep:
         loss = outcome.loss + sum(companion.loss() for companion in self.companions)
         return loss, outcome.bpp, outcome.mse
 
-    def _parts(self, count: int) -> list[tuple[slice, Part | None]]:
+    def _parts(self, count: int) -> list[tuple[slice, BatchPart | None]]:
         """Slices of this process's clips, with where they are in the whole batch."""
         own = self.processes.share(self.phase.batch)
         number = math.gcd(self.settings.accumulate, count)
@@ -125,7 +125,7 @@ class TrainingStep:
             return [(slice(None), None)]
         size = count // number
         starts = range(0, count, size)
-        return [(slice(i, i + size), Part(own.first + i, own.whole)) for i in starts]
+        return [(slice(i, i + size), BatchPart(own.first + i, own.whole)) for i in starts]
 
     def _captured(self, clips: Tensor) -> Pass:
         """Forward and backward as a CUDA graph where that is possible, else as they are."""
