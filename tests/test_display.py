@@ -481,9 +481,9 @@ def test_a_stream_without_a_count_of_frames_is_counted(weights, tmp_path, capsys
 
 
 def test_a_total_that_is_too_small_is_not_shown():
-    from lvc.decode import Progress
+    from lvc.decode import FrameProgress
 
-    progress = Progress(2)
+    progress = FrameProgress(2)
     for _ in range(2):
         progress.step(8, 64)
     assert str(progress).startswith("[========================] 2/2 frames")

@@ -104,7 +104,7 @@ class Processes:
         return box
 
     def leave(self) -> None:
-        """BatchPart from the others, behind the last thing that is done together."""
+        """Part from the others, behind the last thing that is done together."""
         if not self.alone:
             self.agreed(None)
             dist.destroy_process_group()
