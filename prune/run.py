@@ -45,8 +45,6 @@ def _run(job: Job) -> Report | None:
     recipe = job.recipe
     for warning in job.warnings:
         warn(warning)
-    if job.processes.first and not (recipe.output / "sparse" / RECORD).exists():
-        console.print(f"tried: {try_out(job)}")
     step = Steps(recipe.output, job.processes)
 
     def dump(*names: str) -> list[dict]:
@@ -54,6 +52,8 @@ def _run(job: Job) -> Report | None:
         return [section.model_dump(exclude=set(HOW)) for section in sections]
 
     step("teacher", job.codec_inputs(), lambda f: pipeline.save_teacher(job, f))
+    if job.processes.first and not (recipe.output / "sparse" / RECORD).exists():
+        console.print(f"tried: {try_out(job)}")
     sparse = step(
         "sparse",
         [dump("prune", "distill", "train"), job.training_inputs(), job.measuring_size()],

