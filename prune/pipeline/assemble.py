@@ -38,7 +38,7 @@ def assemble(job: Job, folders: dict[str, Path], seconds: dict[str, float]) -> R
         {
             "schema": 1,
             "codec": recipe.codec.name,
-            "preset": recipe.codec.preset,
+            "preset": job.preset,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": recipe.model_dump(mode="json", by_alias=True),
             "macs": _macs(job, sparse) | {"onnx": speed["onnx_macs"]},

@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     SerializerFunctionWrapHandler,
     TypeAdapter,
@@ -194,7 +195,13 @@ def _as_budget(value: Any) -> Any:
     return _Part.validate_python(value)
 
 
-Budget = Annotated[float | TimeBudget, PlainValidator(_as_budget)]
+def _budget_as_plain(budget: Any) -> Any:
+    return budget.model_dump() if isinstance(budget, TimeBudget) else budget
+
+
+Budget = Annotated[
+    float | TimeBudget, PlainValidator(_as_budget), PlainSerializer(_budget_as_plain)
+]
 
 
 def budget_words(budget: Budget) -> str:
