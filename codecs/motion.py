@@ -100,3 +100,8 @@ class SpyNet(nn.Module):
             if with_error:
                 errors.append(F.mse_loss(warp(before, flow), now))
         return flow, torch.stack(errors[:-1]).sum() if with_error else None
+
+
+def halved_flow(flow: Tensor) -> Tensor:
+    """A flow at half the size, its vectors half as long."""
+    return F.interpolate(flow, scale_factor=0.5, mode="bilinear", align_corners=False) / 2

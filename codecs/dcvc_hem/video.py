@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vcodecs.contract import (
     CodedFrame,
@@ -51,7 +50,7 @@ from vcodecs.dcvc_hem.prior import (
 from vcodecs.dcvc_hem.start import start_as_hybrid
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
 from vcodecs.layers import Bound, conv, has_values
-from vcodecs.motion import SpyNet, warp
+from vcodecs.motion import SpyNet, halved_flow, warp
 
 
 @dataclass(frozen=True)
@@ -261,9 +260,9 @@ class DCVCHEM(VideoCodec):
     def make_contexts(self, feature: Tensor, motion: Tensor) -> Contexts:
         """The reference's feature at three scales, each moved to where the frame needs it."""
         full, half, quarter = self.feature_extractor(feature)
-        half_motion = _halved(motion)
+        half_motion = halved_flow(motion)
         return self.context_fusion_net(
-            warp(full, motion), warp(half, half_motion), warp(quarter, _halved(half_motion))
+            warp(full, motion), warp(half, half_motion), warp(quarter, halved_flow(half_motion))
         )
 
     def reconstruct(self, latent: Tensor, contexts: Contexts) -> tuple[Tensor, Tensor]:
@@ -308,8 +307,3 @@ class DCVCHEM(VideoCodec):
 def _nothing(prior: Tensor, basic: Tensor) -> Tensor:
     """The latent before the first P frame: zeros, with a channel for each factor of `basic`."""
     return prior.new_zeros(len(prior), basic.shape[1], *prior.shape[2:])
-
-
-def _halved(motion: Tensor) -> Tensor:
-    """Motion at half the size, its vectors half as long."""
-    return F.interpolate(motion, scale_factor=0.5, mode="bilinear", align_corners=False) / 2

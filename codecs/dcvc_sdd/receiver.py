@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from lvc.latents import ORDINALS
 from lvc.program import Step
 from vcodecs.contract import Coding, DecoderGraph, grapher
 from vcodecs.dcvc_sdd.blocks import split
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from vcodecs.dcvc_sdd.video import DCVCSDD
 
 CONTEXTS = ("context", "half_context", "quarter_context")
-ORDINALS = ("second", "third", "fourth")
+_MINED_FROM = ("motion_latent", "motion_factor", "adapted", "reference")
 MINED = (*CONTEXTS, "temporal_prior", "motion_feature", "hidden", "cell")
 TURNS = ("adapted", "adapted_2", "adapted", "adapted_3")
 """Graphs that read the kept feature, by the P frame's position modulo 4."""
@@ -60,18 +61,14 @@ def tied_channels(codec: "DCVCSDD") -> tuple[tuple[str, str], ...]:
 
 def graphs(codec: "DCVCSDD", height: int, width: int) -> tuple[DecoderGraph, ...]:
     """See `VideoCodec.decoder_graphs`. Latents enter dequantised: symbols * step."""
-    graph = grapher(codec, height, width)
-    shapes = _shapes(codec)
-
-    def take(*names: str) -> dict[str, tuple[int, int]]:
-        return {name: shapes[name] for name in names}
+    graph = grapher(codec, height, width, _shapes(codec))
 
     def later(stream: str, prefix: str) -> tuple[DecoderGraph, ...]:
         return tuple(
             graph(
                 name,
                 lambda codec, known, fused, step=step: codec.expected(prefix, step, known, fused),
-                take(f"{stream}_known", f"{stream}_fused"),
+                (f"{stream}_known", f"{stream}_fused"),
                 (f"{stream}_{ordinal}_scale", f"{stream}_{ordinal}_mean"),
             )
             for step, (name, ordinal) in enumerate(zip(_later(stream), ORDINALS, strict=True), 1)
@@ -81,21 +78,21 @@ def graphs(codec: "DCVCSDD", height: int, width: int) -> tuple[DecoderGraph, ...
         graph(
             "motion_parameters_after_intra",
             lambda codec, hyper: tuple(codec.motion_parameters(hyper, None)),
-            take("motion_hyper"),
+            ("motion_hyper",),
             _parameters("motion"),
             after_intra=True,
         ),
         graph(
             "motion_parameters",
             lambda codec, *known: tuple(codec.motion_parameters(*known)),
-            take("motion_hyper", "previous_motion_latent"),
+            ("motion_hyper", "previous_motion_latent"),
             _parameters("motion"),
         ),
         *later("motion", "mv_y"),
         graph(
             "adapted_after_intra",
             lambda codec, picture: codec.feature_adaptor_I(picture),
-            take("reference"),
+            ("reference",),
             ("adapted",),
             after_intra=True,
         ),
@@ -103,7 +100,7 @@ def graphs(codec: "DCVCSDD", height: int, width: int) -> tuple[DecoderGraph, ...
             graph(
                 name,
                 lambda codec, kept, layer=layer: codec.get_submodule(layer)(kept),
-                take("previous_feature"),
+                ("previous_feature",),
                 ("adapted",),
                 in_turn=name != "adapted",
             )
@@ -116,37 +113,34 @@ def graphs(codec: "DCVCSDD", height: int, width: int) -> tuple[DecoderGraph, ...
         graph(
             "context_after_intra",
             _mined,
-            take("motion_latent", "motion_factor", "adapted", "reference"),
+            _MINED_FROM,
             MINED,
             after_intra=True,
         ),
         graph(
             "context",
             _mined,
-            take(
-                *("motion_latent", "motion_factor", "adapted", "reference"),
-                *("previous_hidden", "previous_cell"),
-            ),
+            (*_MINED_FROM, "previous_hidden", "previous_cell"),
             MINED,
         ),
         graph(
             "latent_parameters_after_intra",
             lambda codec, *known: tuple(codec.latent_parameters(*known, None)),
-            take("latent_hyper", "temporal_prior"),
+            ("latent_hyper", "temporal_prior"),
             _parameters("latent"),
             after_intra=True,
         ),
         graph(
             "latent_parameters",
             lambda codec, *known: tuple(codec.latent_parameters(*known)),
-            take("latent_hyper", "temporal_prior", "previous_latent"),
+            ("latent_hyper", "temporal_prior", "previous_latent"),
             _parameters("latent"),
         ),
         *later("latent", "y"),
         graph(
             "reconstruction",
             _reconstructed,
-            take("latent", "latent_factor", *CONTEXTS),
+            ("latent", "latent_factor", *CONTEXTS),
             ("frame", "feature"),
         ),
     )

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vcodecs.contract import CodedFrame, Coding, DecoderGraph, Reference, Stage, VideoCodec
 from vcodecs.dcvc_hem.blocks import activated, hyper_encoder
@@ -41,7 +40,7 @@ from vcodecs.dcvc_sdd.prior import (
 )
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
 from vcodecs.layers import Bound, conv
-from vcodecs.motion import SpyNet, warp
+from vcodecs.motion import SpyNet, halved_flow, warp
 
 State = tuple[Tensor, Tensor]
 """Hidden and cell state of the recurrent cell."""
@@ -313,8 +312,8 @@ class DCVCSDD(VideoCodec):
         at_full = [
             align(*given) for align, *given in zip(alignments, full, previous, motions, strict=True)
         ]
-        halved = [_halved(motion) for motion in motions]
-        quartered = [_halved(motion) for motion in halved]
+        halved = [halved_flow(motion) for motion in motions]
+        quartered = [halved_flow(motion) for motion in halved]
         return at_full[0] + at_full[1], _moved(half, halved), _moved(quarter, quartered)
 
     def reconstruct(
@@ -367,8 +366,3 @@ def _factors(stream: str) -> tuple[str, ...]:
 def _moved(parts: tuple[Tensor, Tensor], motions: list[Tensor]) -> Tensor:
     """Structure and detail, each moved by its own motion, as one again."""
     return warp(parts[0], motions[0]) + warp(parts[1], motions[1])
-
-
-def _halved(motion: Tensor) -> Tensor:
-    """Motion at half the size, its vectors half as long."""
-    return F.interpolate(motion, scale_factor=0.5, mode="bilinear", align_corners=False) / 2
