@@ -26,7 +26,9 @@ def distillers(
     """
     if section.source == "none" or section.weight == 0:
         return []
-    teacher = copy.deepcopy(teacher).to(next(student.parameters()).device)
+    device = next(student.parameters()).device
+    # As the trainer has the student: see there.
+    teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last)
     taps = [_tap(channels, teacher, name, kept) for name in find_taps(teacher)]
     weights = AdaptiveWeights(section.momentum, section.adaptive)
     return [Distiller(student, teacher, taps, section.source, section.weight, weights)]
