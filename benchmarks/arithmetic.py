@@ -63,6 +63,7 @@ def parse():
     parser.add_argument("clips", type=Path)
     parser.add_argument("--codecs", default=",".join(CODECS))
     parser.add_argument("--frames", type=int, default=3, help="of each clip, the I frame included")
+    parser.add_argument("--crop", type=int, help="the middle so many pixels squared of each frame")
     parser.add_argument("--folder", type=Path, default=Path("runs/arithmetic"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--receive", nargs=3, metavar=("CODEC", "RUNTIME", "THREADS"))
@@ -92,6 +93,7 @@ def code(name, arguments):
             if learned
             else CodedIntraEncoder(create_pictures(COMMON), COMMON)
         )
+        frames = cropped(frames, arguments.crop)
         encoder = Encoder(networks, pictures, len(frames), RATE.get(name))
         height, width = frames.shape[-2:]
         path = place / f"{Path(info.name).stem}.lvc"
@@ -102,6 +104,13 @@ def code(name, arguments):
         names.append(path.name)
         print(f"{name}: {path.name} coded", file=sys.stderr, flush=True)
     atomic_write(place / "coded.json", json.dumps(names))
+
+
+def cropped(frames, side):
+    if not side:
+        return frames
+    top, left = (max(0, size - side) // 2 for size in frames.shape[-2:])
+    return np.ascontiguousarray(frames[..., top : top + side, left : left + side])
 
 
 def receive(arguments):
@@ -166,7 +175,7 @@ def study():
             print(f"{name}; {arithmetic}: {counted(ends)}", flush=True)
     if arguments.json:
         result = {"cpu": cpu_name(), "torch": torch.__version__, "frames": arguments.frames}
-        result["numpy"] = np.__version__
+        result["crop"] = arguments.crop
         atomic_write(arguments.json, json.dumps(result | {"ends": found}, indent=1) + "\n")
     wrong = [end for ends in found.values() for end in ends.values() if end.startswith("wrong")]
     sys.exit(1 if wrong else 0)
