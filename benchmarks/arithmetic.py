@@ -114,11 +114,15 @@ def cropped(frames, side):
 
 
 def receive(arguments):
-    """The child's part: decodes every file of a codec, and says of each how it ended."""
-    name, runtime, threads = arguments.receive
-    place, count = arguments.folder / name, int(threads)
-    torch.set_num_threads(count)
+    """The child's part: decodes every file of some codecs, and says of each how it ended."""
+    names, runtime, threads = arguments.receive
+    torch.set_num_threads(int(threads))
     torch.set_flush_denormal(False)
+    print(json.dumps({n: ends(n, runtime, int(threads), arguments) for n in names.split(",")}))
+
+
+def ends(name, runtime, count, arguments):
+    place = arguments.folder / name
     if runtime == "torch":
         networks = TorchNetworks(codec_of(name))
         intra = TorchNetworks(codec_of(INTRA[name])) if name in INTRA else None
@@ -127,7 +131,7 @@ def receive(arguments):
         inside = place / "bundle" / INTRA_FOLDER
         intra = BundleNetworks(inside, threads=count, intra=True) if name in INTRA else None
     pictures = NetworkPictures(intra) if intra else CodedPictures(create_pictures(COMMON))
-    ends = {}
+    found = {}
     for file in json.loads((place / "coded.json").read_text()):
         with Reader(place / file) as reader:
             shown, end = 0, "equal"
@@ -140,20 +144,23 @@ def receive(arguments):
                     end = f"wrong: {shown} frames shown, {end}"
             if end == "equal" and shown != reader.frames:
                 end = f"wrong: {shown} of {reader.frames} frames"
-        ends[file] = end
-    print(json.dumps(ends))
+        found[file] = end
+    return found
 
 
-def decoded(name, arithmetic, arguments):
+def decoded(names, arithmetic, arguments):
+    """By codec and file, how it ended."""
     runtime, threads, environment = ARITHMETIC[arithmetic]
-    options = ["--receive", name, runtime, str(threads), "--folder", str(arguments.folder)]
+    options = ["--receive", ",".join(names), runtime, str(threads)]
+    options += ["--folder", str(arguments.folder)]
     done = subprocess.run(
         [sys.executable, __file__, str(arguments.clips), *options],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)} | environment,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
-        return {"": f"wrong: {done.stderr.strip().splitlines()[-1]}"}
+        return {name: {"": f"wrong: {done.stderr.strip().splitlines()[-1]}"} for name in names}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -163,22 +170,27 @@ def study():
         receive(arguments)
         return
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    state = arguments.folder / "found.json"
+    state, names = arguments.folder / "found.json", arguments.codecs.split(",")
     found = json.loads(state.read_text()) if state.exists() else {}
-    for name in arguments.codecs.split(","):
+    for name in names:
         code(name, arguments)
-        for arithmetic in ARITHMETIC:
-            if f"{name}; {arithmetic}" not in found:
-                found[f"{name}; {arithmetic}"] = decoded(name, arithmetic, arguments)
-                atomic_write(state, json.dumps(found))
-            ends = list(found[f"{name}; {arithmetic}"].values())
-            print(f"{name}; {arithmetic}: {counted(ends)}", flush=True)
+    for arithmetic in ARITHMETIC:
+        known = found.setdefault(arithmetic, {})
+        if left := [name for name in names if name not in known]:
+            known |= decoded(left, arithmetic, arguments)
+            save(state, arguments, found)
+        for name in names:
+            print(f"{arithmetic}; {name}: {counted(known[name].values())}", flush=True)
+    every = [end for known in found.values() for one in known.values() for end in one.values()]
+    sys.exit(1 if any(end.startswith("wrong") for end in every) else 0)
+
+
+def save(state, arguments, found):
+    atomic_write(state, json.dumps(found))
     if arguments.json:
         result = {"cpu": cpu_name(), "torch": torch.__version__, "frames": arguments.frames}
-        result["crop"] = arguments.crop
-        atomic_write(arguments.json, json.dumps(result | {"ends": found}, indent=1) + "\n")
-    wrong = [end for ends in found.values() for end in ends.values() if end.startswith("wrong")]
-    sys.exit(1 if wrong else 0)
+        result |= {"crop": arguments.crop, "ends": found}
+        atomic_write(arguments.json, json.dumps(result, indent=1) + "\n")
 
 
 def counted(ends):

@@ -116,6 +116,7 @@ def waiting(source, workers, arguments):
 def study():
     arguments = parse()
     torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)  # as trainings do
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, source in sources(arguments, Path(folder)).items():
