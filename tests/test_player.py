@@ -252,12 +252,12 @@ def test_a_whole_file_is_not_called_damaged_where_this_machine_computes_otherwis
 
 
 def test_a_damaged_file_is_still_called_damaged(folder, tmp_path):
-    data = bytearray((folder / "dcvc.lvc").read_bytes())
-    with Reader(folder / "dcvc.lvc") as reader:
+    data = bytearray((folder / "fvc.lvc").read_bytes())
+    with Reader(folder / "fvc.lvc") as reader:
         packet = list(reader.packets())[1]
     data[packet.offset + packet.length // 2] ^= 1
     (tmp_path / "a.lvc").write_bytes(data)
     with Reader(tmp_path / "a.lvc") as reader:
-        networks, intra = open_bundle(folder / "dcvc", reader.header, 1)
+        networks, intra = open_bundle(folder / "fvc", reader.header, 1)
         with pytest.raises(DamageError, match="damaged at byte"):
             list(Player(reader, networks, intra).pictures())
