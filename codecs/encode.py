@@ -70,6 +70,7 @@ class Encoder:
             intra=self._said,
             margin=self.networks.margin,
             display=display,
+            arithmetic=getattr(self.receiver, "arithmetic", None),
         )
 
     def code(self, picture: np.ndarray) -> Coded:

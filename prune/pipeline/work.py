@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lvc.decode import INTRA_FOLDER
+from lvc.runtimes import has_openvino, openvino_precisions
 from prune.data.source import ClipError
 from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
@@ -17,7 +18,6 @@ from prune.evaluation.spread import Spread
 from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency, providers
 from prune.measure.onnx_macs import bundle_macs
-from prune.measure.runtimes import has_openvino, openvino_precisions
 from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse

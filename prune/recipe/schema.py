@@ -21,9 +21,9 @@ from pydantic import (
 )
 
 from lvc.pictures import SIZE_MULTIPLE
+from lvc.runtimes import Runtime
 from prune.data import SourceSpec
 from prune.evaluation.coding_loop import Bits
-from prune.measure.runtimes import Runtime
 from prune.recipe.reading import Located
 from prune.training.precision import Precision
 from vcodecs.deform import Operator
