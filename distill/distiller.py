@@ -82,6 +82,12 @@ class Distiller:
         running = [self.weights.running[n] for n in active if n in self.weights.running]
         return {"distillation": sum(running) / len(running)} if running else {}
 
+    def details(self) -> dict[str, float]:
+        """The running distortion of each tap that is compared now."""
+        running = self.weights.running
+        return {f"distortion/{name}": running[name] for name in self.taps
+                if name in self.active and name in running}  # fmt: skip
+
     def state_dict(self) -> dict[str, Any]:
         return {"running": dict(self.weights.running)}
 

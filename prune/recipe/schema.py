@@ -111,7 +111,15 @@ class DataSection(Section):
 
 
 HOW = frozenset(
-    ("checkpoint_seconds", "keep_checkpoints", "accumulate", "recompute", "compile", "skips")
+    (
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "accumulate",
+        "recompute",
+        "compile",
+        "skips",
+        "tensorboard",
+    )
 )
 """Keys of a training that say how it is computed: they change its result by rounding alone."""
 
@@ -145,6 +153,7 @@ class TrainSection(Section):
     skips: int = Field(
         3, ge=1, le=10**6, description="steps in a row without a finite loss that end it"
     )
+    tensorboard: bool = Field(False, description="write to output/tensorboard what it shows")
     average: float | None = Field(
         None, gt=0, lt=1, description="decay of averaged weights, which are then what is left"
     )
