@@ -30,6 +30,13 @@ PRUNABLE = {
     "depthwise": {"head": 16, "block.2": 32, "block.5": 16},
     "grouped": {"head": 4, "block.3": 16},
     "learnt shift": {"head": 16, "block.0": 16, "block.3": 16},
+    "residual over a concatenation": {
+        "head": 16,
+        "block.a": 16,
+        "block.b": 16,
+        "block.wide": 32,
+        "block.out": 16,
+    },
     "one layer twice": {"head": 16, "block.first": 16},
     "one weight in two layers": {"block.c": 16},
 }

@@ -47,6 +47,7 @@ def _tried(codec: VideoCodec, units: str) -> tuple[Channels, bool]:
         channels.groups = tuple(g for g in channels.groups if g is not group)
         why = _in_words(traced, group, reason)
         channels.fixed |= dict.fromkeys(made_by(codec, group), why)
+    explain_the_rest(codec, channels)
     return channels, traced.book.heads
 
 
