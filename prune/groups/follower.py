@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prune.groups import operations, products
 from prune.groups.atoms import TooManyError
+from prune.groups.counts import counted, sizes_of, tie_cut, tie_reshaped
 from prune.groups.labels import ALONG, PARTS, along, compact, none, once, replayed, varying
 from prune.groups.leaves import is_reparametrised, makes_channels, rule_of
 from prune.groups.moving import padded, tie_parts, tie_picked
@@ -20,6 +21,8 @@ from prune.groups.operations import Book
 from vcodecs import CodedFrame, VideoCodec
 from vcodecs.motion import MovedGroups
 
+RESHAPES = frozenset({"reshape", "view", "unflatten", "reshape_as", "view_as"})
+CUTS = frozenset({"narrow", "split", "split_with_sizes"})
 CONVOLVING = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
 LARGEST_PARAMETER = 2**22
 """Entries of a parameter outside layers up to which its channels are followed."""
@@ -137,13 +140,17 @@ class Follower(TorchFunctionMode):
             result = function(*args, **kwargs)
             if isinstance(result, Tensor) and name in ("T", "mT", "H", "mH", "data", "real"):
                 self._moved("", result, function, args, kwargs)
-            return result
+            return self._size(args[0], result) if name == "shape" else result
         if name in ("grid_sample", "grid_sampler"):
             args, kwargs = products.without_grid(self, args, kwargs)
         if name == "deform_conv2d":
             return products.fetched(self, function, args, kwargs)
         if name == "__setitem__":
             return self._filled(function, args, kwargs)
+        if name == "size" and args:
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            sizes = self._size(args[0], torch.Tensor.size(args[0]))
+            return sizes if dim is None else sizes[dim]
         before = self._known(args, kwargs)
         result = function(*args, **kwargs)
         if not any(isinstance(x, Tensor) for x in tree_leaves(result)):
@@ -157,6 +164,11 @@ class Follower(TorchFunctionMode):
                 if isinstance(x, Tensor):
                     self.mark(x, operations.unknown(self.book, name, before, x.shape))
             return result
+
+    def _size(self, x: Tensor, size: Any) -> Any:
+        """A tensor's size, in numbers that know which channels they count."""
+        known = None if isinstance(x, nn.Parameter) else self.labels(x)
+        return counted(self.book, known, size)
 
     def _known(self, args: tuple, kwargs: dict) -> list[Tensor]:
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -253,9 +265,35 @@ class Follower(TorchFunctionMode):
         elif name == "select" and (known := self.labels(whole)) is not None:
             dim = operations.argument(args, kwargs, 1)
             self.book.tied_along(known, {dim % whole.dim()})
-        moved = replayed(function, args, kwargs, self.labels)
-        for x, labels in zip(outputs, tree_leaves(moved), strict=True):
+        moved = tree_leaves(replayed(function, args, kwargs, self.labels))
+        if name in RESHAPES:
+            if name.endswith("_as"):
+                sizes = self._size(args[1], args[1].shape)
+            else:
+                sizes = sizes_of(name, args, kwargs, outputs[0].shape)
+            moved = [tie_reshaped(self.book, x, sizes) if sizes else x for x in moved]
+        elif name in CUTS:
+            self._cut(name, whole, args, kwargs)
+        for x, labels in zip(outputs, moved, strict=True):
             self.mark(x, labels)
+
+    def _cut(self, name: str, whole: Tensor, args: tuple, kwargs: dict) -> None:
+        """Parts of a tensor whose bounds are numbers of channels."""
+        known = self.labels(whole)
+        if known is None:
+            return
+        if name == "narrow":
+            dim, *bounds = args[1:] or (kwargs["dim"],)
+            tie_cut(self.book, known, dim, *bounds, kwargs.get("start"), kwargs.get("length"))
+            return
+        sizes = kwargs.get("split_size_or_sections", kwargs.get("split_size"))
+        sizes = args[1] if sizes is None and len(args) > 1 else sizes
+        dim = operations.argument(args, kwargs, 2, 0) % whole.dim()
+        sizes = [*sizes] if isinstance(sizes, list | tuple) else [sizes]
+        start = 0
+        for size in sizes:
+            tie_cut(self.book, known.narrow(dim, start, known.shape[dim] - start), dim, size)
+            start += int(size)
 
     def _filled(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """x[index] = value"""
