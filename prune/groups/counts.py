@@ -15,12 +15,12 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from prune.groups.labels import along, varying
+from prune.groups.labels import along, none, varying
 from prune.groups.operations import Book
 
 
 class Count(int):
-    """A number of channels: the length of `atoms`, divided by `parts`.
+    """A number of channels: the length of `atoms`, divided by `parts`, or `times` as many.
 
     Without atoms it is computed of such a number in a way that is not followed: it may change,
     and nothing more is known.
@@ -29,12 +29,18 @@ class Count(int):
     book: Book | None
     atoms: Tensor | None
     parts: int
+    times: int
 
     def __new__(
-        cls, value: int, book: Book | None = None, atoms: Tensor | None = None, parts: int = 1
+        cls,
+        value: int,
+        book: Book | None = None,
+        atoms: Tensor | None = None,
+        parts: int = 1,
+        times: int = 1,
     ) -> Count:
         made = super().__new__(cls, value)
-        made.book, made.atoms, made.parts = book, atoms, parts
+        made.book, made.atoms, made.parts, made.times = book, atoms, parts, times
         return made
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
@@ -44,9 +50,17 @@ class Count(int):
         value = int.__floordiv__(self, other)
         if isinstance(other, Count) or value is NotImplemented:
             return value  # of two widths: a ratio, which stays
-        exact = isinstance(other, int) and other > 0 and int(self) % other == 0
+        exact = isinstance(other, int) and other > 0 and int(self) % other == 0 and self.times == 1
         known = self.atoms if exact else None
         return Count(value, self.book, known, self.parts * other if exact else 1)
+
+    def __mul__(self, other: Any) -> Any:
+        value = int.__mul__(self, other)
+        if value is NotImplemented or isinstance(other, Count) or self.parts > 1:
+            return value if value is NotImplemented else Count(value)
+        return Count(value, self.book, self.atoms, times=self.times * other)
+
+    __rmul__ = __mul__
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         self._as_value()
@@ -66,7 +80,9 @@ class Count(int):
 
     def _as_value(self) -> None:
         if self.book is not None:
-            self.book.note(self.atoms, f"the number of them as a value{_line()}")
+            self.book.note(
+                self.atoms, f"their number as a value{_line()}, which has to be one of __init__'s"
+            )
 
 
 def _loose(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +93,7 @@ def _loose(operation: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-for _name in ("__mul__", "__rmul__", "__add__", "__radd__", "__sub__", "__rsub__"):
+for _name in ("__add__", "__radd__", "__sub__", "__rsub__"):
     setattr(Count, _name, _loose(getattr(int, _name)))
 
 
@@ -135,15 +151,29 @@ def tie_reshaped(book: Book, labels: Tensor, sizes: Sequence[SupportsIndex]) -> 
 def _tie(book: Book, labels: Tensor, dim: int, count: Count, blocks: bool = False) -> None:
     assert count.atoms is not None
     size = labels.shape[dim]
-    by_place = count.atoms.view(size, -1).t() if blocks else count.atoms.view(-1, size)
-    for row in by_place:
+    if count.times > 1:
+        rows = [_repeated(_line_of(labels, dim), count)]
+    else:
+        rows = [*(count.atoms.view(size, -1).t() if blocks else count.atoms.view(-1, size))]
+    for row in rows:
         book.atoms.tie(labels, along(row, dim, labels.shape))
+
+
+def _repeated(line: Tensor, count: Count) -> Tensor:
+    """What `times` as many channels are, where those in `line` show it; else no channels."""
+    assert count.atoms is not None
+    if bool((line.view(-1, count.times) == line.view(-1, count.times)[:, :1]).all()):
+        return count.atoms.repeat_interleave(count.times)
+    if bool((line.view(count.times, -1) == line.view(count.times, -1)[:1]).all()):
+        return count.atoms.repeat(count.times)
+    return none(line.shape)
 
 
 def tie_cut(book: Book, labels: Tensor, dim: int, *bounds: Any) -> None:
     """What is cut off a tensor at a number of channels, as y[:, :c] is."""
     for bound in bounds:
-        if isinstance(bound, Count) and bound.atoms is not None and bound <= labels.shape[dim]:
+        known = isinstance(bound, Count) and bound.atoms is not None and bound.times == 1
+        if known and bound <= labels.shape[dim]:
             _tie(book, labels.narrow(dim, 0, int(bound)), dim, bound)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import DeformConv2d
 
@@ -147,7 +146,7 @@ def _member_of(
 def _shape_of_parameter(codec: VideoCodec, name: str) -> torch.Size | None:
     parent, _, key = name.rpartition(".")
     value = getattr(codec.get_submodule(parent), key)
-    return value.shape if isinstance(value, nn.Parameter) else None
+    return value.shape if isinstance(value, torch.Tensor) else None
 
 
 def _member_of_parameter(name: str, shape: torch.Size, rows: Sequence[Sequence[int]]) -> Member:
@@ -215,8 +214,9 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             return f"leaves as the reference's {kept}, which tied_channels() does not name"
     if any(len({len(row) for row in m.channels}) > 1 for m in group.members):
         return "its channels are not alike: a slice or a sum takes only some of them"
-    if group.size == 1 and group.width > 1:
-        return "its channels can only go all together"
+    if group.size == 1:
+        together = "its channels can only go all together"
+        return together if group.width > 1 else "it has a single channel"
     if any(_is_parameter(codec, m.layer) and m.dim is None for m in group.members):
         return "tied to a parameter whose entries are not in line with the channels"
     return None
