@@ -56,8 +56,8 @@ def product(
 
 def _attended(follower: Follower, args: tuple, kwargs: dict, shape: Sequence[int]) -> Tensor:
     book = follower.book
-    parts = [kwargs.get(key, args[i] if i < len(args) else None)
-             for i, key in enumerate(("query", "key", "value"))]  # fmt: skip
+    parts: list[Tensor] = [args[i] if i < len(args) else kwargs[key]
+                           for i, key in enumerate(("query", "key", "value"))]  # fmt: skip
     labels = [follower.labels(x) for x in parts]
     scale = kwargs.get("scale", args[6] if len(args) > 6 else None)
     query = labels[0]
@@ -102,7 +102,9 @@ def _each_by_itself(
 ) -> Tensor:
     """A depthwise convolution by a parameter, or by numbers such as those of a blur."""
     book = follower.book
-    labels = operations.each_channel(book, name, follower.labels(x), output.shape)
+    known = follower.labels(x)
+    assert known is not None
+    labels = operations.each_channel(book, name, known, output.shape)
     for value in (weight, bias):
         theirs = follower.labels(value) if isinstance(value, Tensor) else None
         if theirs is not None and 0 in varying(theirs):
