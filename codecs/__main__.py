@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from lvc.bundle import BundleNetworks
 from lvc.container import Header
 from lvc.decode import (
     INTRA_FOLDER,
@@ -20,6 +19,7 @@ from lvc.decode import (
 from lvc.errors import UserError
 from lvc.indices import MARGIN
 from lvc.intra import IntraDecoder
+from lvc.levels import open_networks
 from lvc.program import Networks
 from vcodecs import VideoCodec, registry
 from vcodecs.coding import TorchNetworks, can_code
@@ -88,7 +88,7 @@ def _receiver(folder: Path | None, networks: TorchNetworks) -> Networks | None:
     """The bundle of these weights, where there is to be one."""
     if folder is None:
         return None
-    bundle = BundleNetworks(folder, networks.margin)
+    bundle = open_networks(folder, networks.margin)
     if bundle.identity != networks.identity:
         raise UserError(f"--bundle {folder}: was exported from other weights than are given")
     return bundle

@@ -79,9 +79,9 @@ class Encoder:
             rate = self.rate if self.intra.rate is None else self.intra.rate
             sent = self.intra.encode(torch.from_numpy(as_float(picture)), rate)
             frame = sent.frame.numpy()
-            self._before = {"reference": padded(frame)}
+            self._before = {"reference": padded(frame, self.networks.multiple)}
             return Coded("I", sent.payload, sent.digest, as_picture(frame), rate)
-        given = torch.from_numpy(padded(as_float(picture)))
+        given = torch.from_numpy(padded(as_float(picture), self.networks.multiple))
         coded = compress(self.networks, given, self._before, self.rate, self.receiver)
         self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]

@@ -130,10 +130,15 @@ class NetworkIntra(IntraCodec):
             return CodedPicture(estimated.frame, float(estimated.total_bits()))
         height, width = frame.shape[-2:]
         self.network.to(frame.device)
-        coded = compress(self._networks, pad(frame), {}, self._rate_of(rate), self._receiver)
+        coded = compress(
+            self._networks, self._padded(frame), {}, self._rate_of(rate), self._receiver
+        )
         shown = torch.from_numpy(coded.following["reference"][..., :height, :width])
         bits, found = 8.0 * len(coded.payload), digest(coded.symbols)
         return CodedPicture(shown.to(frame.device), bits, coded.payload, found)
+
+    def _padded(self, frame: Tensor) -> Tensor:
+        return pad(frame, multiple=self.network.multiple)
 
     def said(self) -> dict[str, str]:
         if self._networks is None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lvc.pictures import SIZE_MULTIPLE
 from vcodecs import Reference, VideoCodec
 from vcodecs.layers import GDN
 
@@ -79,7 +78,8 @@ def widths(codec: VideoCodec, names: Sequence[str]) -> dict[str, int]:
 def _code_two_frames(codec: VideoCodec, hooks: Hooks) -> None:
     """So that these hooks have seen every block at work; they are removed."""
     training = codec.training
-    frame = torch.zeros(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE, device=next(codec.parameters()).device)
+    sides = (codec.multiple, codec.multiple)
+    frame = torch.zeros(1, 3, *sides, device=next(codec.parameters()).device)
     try:
         codec.eval()
         coded = codec.code(frame, Reference(frame), codec.rates()[0], None)

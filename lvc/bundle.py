@@ -10,6 +10,7 @@ from .errors import UserError
 from .frame import Tensors
 from .indices import MARGIN
 from .manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
+from .pictures import round_up
 from .rates import rate_factor
 from .steps import Step
 from .tables import Table
@@ -65,19 +66,24 @@ class BundleNetworks:
         threads: int = 0,
         provider: str = "CPUExecutionProvider",
         intra: bool = False,
+        level: int | None = None,
     ) -> None:
-        self.folder, self.margin = Path(folder), margin
+        self.folder, self.margin, self.level = Path(folder), margin, level
         self.bundle = read_bundle(self.folder)
         coding = self.bundle["coding"]
         if not coding:
             raise UserError(f"{folder}: its codec has no program to decode with")
         self.identity = coding["weights"]
+        self.multiple = self.bundle["size_multiple"]
         self.steps = tuple(_step(step) for step in coding["steps"])
         self._entropy = read_entropy(self.folder, self.bundle)
         self._wiring = self._wired(() if intra else ("reference",))
         self._sessions = {
             name: self._opened(name, threads, provider) for name in self._wiring.used()
         }
+
+    def at(self, rate: float | None) -> "BundleNetworks":
+        return self
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         entry = self._wiring.graphs[graph]
@@ -109,7 +115,8 @@ class BundleNetworks:
         return rate_factor(self._entropy.factors[name], rate)
 
     def check_size(self, height: int, width: int) -> None:
-        """UserError where the graphs were exported for frames of another size than this alone."""
+        """UserError where the graphs were exported for pictures of another size than this alone."""
+        height, width = round_up(height, self.multiple), round_up(width, self.multiple)
         if (only := self.bundle["size"]) not in (None, [height, width]):
             raise UserError(
                 f"{self.folder}: exported for frames of {only[1]}x{only[0]} alone, but the video's "

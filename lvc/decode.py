@@ -8,13 +8,12 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-from .bundle import BundleNetworks
 from .container import Header, Reader
 from .display import UNSTATED, Display
 from .errors import UserError
 from .intra import IntraDecoder, NetworkPictures, create_pictures
+from .levels import open_networks
 from .packets import DamageError
-from .pictures import round_up
 from .player import MOST_PIXELS, Player, check_size, check_weights
 from .program import Networks
 from .video import open_sink
@@ -50,8 +49,8 @@ def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, I
         raise UserError(f"--threads {threads}: give 1 or more, or 0 for all")
 
     def bundle(place: Path, intra: bool) -> tuple[Networks, str]:
-        networks = BundleNetworks(place, header.margin, threads, intra=intra)
-        networks.check_size(round_up(header.height), round_up(header.width))
+        networks = open_networks(place, header.margin, threads, intra=intra)
+        networks.check_size(header.height, header.width)
         return networks, str(place)
 
     return opened(

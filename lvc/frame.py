@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Tensors = dict[str, np.ndarray]
 POSITION = "position"
 """P frames since the I frame, for programs whose graphs take turns."""
+LEVEL = "level"
+"""Which of several networks coded the frame before."""
 LATENT_STRIDE, HYPER_STRIDE = 16, 64
 """For a latent or hyper latent that no graph has as an input, and so does not state."""
 
@@ -24,6 +26,13 @@ class Networks(Protocol):
     """A runner of a codec's graphs that knows its tables, by torch or by onnxruntime."""
 
     margin: float
+    multiple: int
+    """Frames are padded to multiples of it."""
+    level: int | None
+    """Which of several networks of one file these are; None for the only ones."""
+
+    def at(self, rate: float | None) -> "Networks":
+        """The networks that code at this rate: these, or one of several levels."""
 
     @property
     def steps(self) -> "Sequence[Step]":
@@ -40,7 +49,7 @@ class Networks(Protocol):
         """Channels of the latent or hyper latent `name`."""
 
     def stride(self, name: str) -> int:
-        """The frame's sides over those of the latent or hyper latent `name`, at most 64."""
+        """The frame's sides over those of the latent or hyper latent `name`."""
 
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         """One table a channel."""
@@ -71,8 +80,8 @@ class Predicted:
 class Frame:
     """A frame in the middle of its program.
 
-    `size`: height and width, multiples of 64. `analysis`: only where `coder` writes. Steps find and
-    leave `tensors`; behind an I frame only `reference` is there to begin with, `behind_intra`.
+    `size`: height and width, padded. `analysis`: only where `coder` writes. Steps find and leave
+    `tensors`; behind an I frame only `reference` is there to begin with, `behind_intra`.
     """
 
     def __init__(

@@ -51,7 +51,8 @@ class NetworkPictures(IntraDecoder):
     def decode(
         self, payload: bytes, height: int, width: int, rate: float | None
     ) -> tuple[np.ndarray, int]:
-        size = (round_up(height), round_up(width))
+        multiple = self.networks.multiple
+        size = (round_up(height, multiple), round_up(width, multiple))
         coded = decompress(self.networks, payload, {}, size, rate)
         return coded.following["reference"][..., :height, :width], digest(coded.symbols)
 

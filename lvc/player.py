@@ -59,7 +59,7 @@ class Player:
         try:
             if packet.kind == "I":
                 decoded = self.intra.decode(packet.payload, height, width, packet.rate)
-                self._before = {"reference": padded(decoded[0])}
+                self._before = {"reference": padded(decoded[0], self.networks.multiple)}
                 return decoded
             reference = self._before["reference"]
             size = (reference.shape[2], reference.shape[3])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .coder import PayloadError, SymbolReader
-from .frame import POSITION, Analysis, Frame, Networks, Predicted, Tensors
+from .frame import LEVEL, POSITION, Analysis, Frame, Networks, Predicted, Tensors
 from .indices import Coder
 from .kinds import kept_by, kind_of, takes_turns
 from .steps import Step, latent_of
@@ -56,8 +56,12 @@ def code_frame(
     """Code one frame.
 
     `before`: those of the frame before ({} for a codec of I frames, {"reference": picture} behind
-    an I frame). `size`: height and width, multiples of 64. `analysis`: only where `coder` writes.
+    an I frame). `size`: height and width, padded. `analysis`: only where `coder` writes.
+    A frame at another level than the one before starts from that one's picture alone.
     """
+    networks = networks.at(rate)
+    if networks.level is not None and before.get(LEVEL, networks.level) != networks.level:
+        before = {"reference": before["reference"]}
     frame = Frame(networks, coder, before, size, rate, analysis)
     for step in networks.steps:
         kind_of(step).carry_out(frame)
@@ -69,6 +73,8 @@ def _following(frame: Frame, steps: Sequence[Step]) -> Tensors:
     for name in kept_by(steps):
         if name in frame.tensors:
             kept[f"previous_{name}"] = frame.tensors[name]
+    if frame.networks.level is not None:
+        kept[LEVEL] = np.array(frame.networks.level)
     if takes_turns(steps):
         kept[POSITION] = np.array(frame.position)
     return kept

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from toys import shaken
 from torch import nn
+from toys import shaken
 
 import vcodecs
 from prune.groups.find import find_groups

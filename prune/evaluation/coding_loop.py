@@ -56,11 +56,15 @@ class RealLoop:
         self._networks = TorchNetworks(codec)
 
     def start(self, picture: Tensor) -> None:
-        self._before: Tensors = {"reference": padded(picture.float().cpu().numpy())}
+        self._before: Tensors = {
+            "reference": padded(picture.float().cpu().numpy(), self._networks.multiple)
+        }
 
     def code(self, original: Tensor, rate: float | None) -> tuple[Tensor, float]:
         height, width = original.shape[-2:]
-        coded = compress(self._networks, pad(original), self._before, rate)
+        coded = compress(
+            self._networks, pad(original, multiple=self._networks.multiple), self._before, rate
+        )
         self._before = coded.following
         picture = torch.from_numpy(self._before["reference"][..., :height, :width])
         return picture.to(original.device), 8.0 * len(coded.payload)
