@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from lvc.bundle import BundleNetworks
 from lvc.container import Header
 from lvc.decode import (
     INTRA_FOLDER,
@@ -25,7 +24,8 @@ from lvc.decode import (
 from lvc.errors import UserError
 from lvc.indices import MARGIN
 from lvc.intra import IntraDecoder
-from lvc.program import Networks
+from lvc.levels import open_networks
+from lvc.program import Levels
 from lvc.runtimes import Setting
 from vcodecs import VideoCodec, registry
 from vcodecs.coding import TorchNetworks, can_code
@@ -96,16 +96,14 @@ def _intra(given: argparse.Namespace) -> IntraCodec:
     return intra
 
 
-def _receiver(
-    folder: Path | None, networks: TorchNetworks, setting: Setting
-) -> BundleNetworks | None:
+def _receiver(folder: Path | None, networks: TorchNetworks, setting: Setting) -> Levels | None:
     """The bundle of these weights, where there is to be one.
 
     A file is made for the setting: its graphs run so whether they decide how bits are read or not.
     """
     if folder is None:
         return None
-    bundle = BundleNetworks(folder, networks.margin, setting=setting, bound=True)
+    bundle = open_networks(folder, networks.margin, setting, bound=True)
     if bundle.identity != networks.identity:
         raise UserError(f"--bundle {folder}: was exported from other weights than are given")
     return bundle
@@ -115,14 +113,14 @@ def _decode(given: argparse.Namespace) -> None:
     if (given.bundle is None) == (given.weights is None):
         raise UserError("give --weights (torch) or --bundle (onnxruntime), one of both")
 
-    def by_torch(header: Header, weights: str | None) -> tuple[Networks, str]:
+    def by_torch(header: Header, weights: str | None) -> tuple[Levels, str]:
         if weights is None:
             raise UserError(
                 f"--intra-weights: give those of {header.intra['codec']}, which coded the I frames"
             )
         return TorchNetworks(open_codec(weights), header.margin), weights
 
-    def opener(header: Header) -> tuple[Networks, IntraDecoder]:
+    def opener(header: Header) -> tuple[Levels, IntraDecoder]:
         if given.bundle is None:
             check_arithmetic(header, None)
         else:

@@ -16,7 +16,6 @@ from torchvision.ops import DeformConv2d
 
 from lvc.errors import UserError
 from lvc.files import replacing
-from lvc.pictures import SIZE_MULTIPLE
 from vcodecs.contract import Reference, VideoCodec
 from vcodecs.layers import GroupedConv
 from vcodecs.wrapped import unwrapped
@@ -239,7 +238,7 @@ def _follow_groups(layer: _ConvNd | DeformConv2d, before: dict[str, torch.Size])
 def _check_widths(codec: VideoCodec, path: Path) -> None:
     """Layers that took their widths from a file one by one have to fit together: code a frame."""
     training = codec.training
-    frame = next(codec.parameters()).new_zeros(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE)
+    frame = next(codec.parameters()).new_zeros(1, 3, codec.multiple, codec.multiple)
     try:
         codec.eval()(frame, Reference(frame), codec.rates()[0])
     except Exception as error:  # a user's own code can raise anything of wrong widths

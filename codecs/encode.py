@@ -13,7 +13,7 @@ from lvc.decode import FrameProgress
 from lvc.display import PLAIN, Display
 from lvc.errors import UserError
 from lvc.pictures import as_float, as_picture, padded
-from lvc.program import Networks, Tensors, digest
+from lvc.program import Levels, Tensors, digest
 from lvc.rates import single
 from lvc.video import open_source
 from vcodecs.coding import Compressed, TorchNetworks, compress
@@ -48,7 +48,7 @@ class Encoder:
         intra: IntraCodec,
         intra_period: int,
         rate: float | None = None,
-        receiver: Networks | None = None,
+        receiver: Levels | None = None,
     ) -> None:
         self.networks, self.intra, self.receiver = networks, intra, receiver
         self.intra_period = intra_period
@@ -80,9 +80,9 @@ class Encoder:
             rate = self.rate if self.intra.rate is None else self.intra.rate
             sent = self.intra.encode(torch.from_numpy(as_float(picture)), rate)
             frame = sent.frame.numpy()
-            self._before = {"reference": padded(frame)}
+            self._before = {"reference": padded(frame, self.networks.multiple)}
             return Coded("I", sent.payload, sent.digest, as_picture(frame), rate)
-        given = torch.from_numpy(padded(as_float(picture)))
+        given = torch.from_numpy(padded(as_float(picture), self.networks.multiple))
         coded = compress(self.networks, given, self._before, self.rate, self.receiver)
         self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]

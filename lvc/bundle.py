@@ -12,6 +12,7 @@ from .errors import UserError
 from .frame import Tensors
 from .indices import MARGIN
 from .manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
+from .pictures import round_up
 from .rates import rate_factor
 from .runtimes import Arithmetic, Graph, Setting, Value, check_setting, in_one_line, session
 from .steps import Step
@@ -40,10 +41,11 @@ class BundleNetworks:
         threads: int = 0,
         provider: str = "CPUExecutionProvider",
         intra: bool = False,
+        level: int | None = None,
         setting: Setting | None = None,
         bound: bool = False,
     ) -> None:
-        self.folder, self.margin = Path(folder), margin
+        self.folder, self.margin, self.level = Path(folder), margin, level
         self.setting = setting or Setting(threads=threads, provider=provider)
         check_setting(self.setting.runtime, self.setting.precision)
         self.bundle = read_bundle(self.folder)
@@ -51,6 +53,7 @@ class BundleNetworks:
         if not coding:
             raise UserError(f"{folder}: its codec has no program to decode with")
         self.identity = coding["weights"]
+        self.multiple = self.bundle["size_multiple"]
         self.steps = tuple(_step(step) for step in coding["steps"])
         self._entropy = read_entropy(self.folder, self.bundle)
         self._wiring = self._wired(() if intra else ("reference",))
@@ -59,6 +62,9 @@ class BundleNetworks:
         self._carried = bound_ones - self._entropy_graphs
         self.arithmetic = self._arithmetic() if bound else None
         self._graphs = {name: self._opened(name, bound) for name in self._wiring.used()}
+
+    def at(self, rate: float | None) -> "BundleNetworks":
+        return self
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         entry = self._wiring.graphs[graph]
@@ -90,7 +96,8 @@ class BundleNetworks:
         return rate_factor(self._entropy.factors[name], rate)
 
     def check_size(self, height: int, width: int) -> None:
-        """UserError where the graphs were exported for frames of another size than this alone."""
+        """UserError where the graphs were exported for pictures of another size than this alone."""
+        height, width = round_up(height, self.multiple), round_up(width, self.multiple)
         if (only := self.bundle["size"]) not in (None, [height, width]):
             raise UserError(
                 f"{self.folder}: exported for frames of {only[1]}x{only[0]} alone, but the video's "

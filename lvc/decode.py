@@ -9,15 +9,15 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-from .bundle import BundleNetworks, read_bundle
+from .bundle import BUNDLE, BundleNetworks, read_bundle
 from .container import Header, Reader
 from .display import UNSTATED, Display
 from .errors import UserError
 from .intra import IntraDecoder, NetworkPictures, create_pictures
+from .levels import BundleLevels, open_networks
 from .packets import DamageError
-from .pictures import round_up
 from .player import MOST_PIXELS, Player, check_size, check_weights
-from .program import Networks
+from .program import Levels
 from .runtimes import PRECISIONS, RUNTIMES, Arithmetic, Setting, check_setting
 from .video import open_sink
 
@@ -30,11 +30,11 @@ INT8_FOLDER = "int8"
 GRIDSAMPLE_FOLDER = "gridsample"
 """Folder in a bundle with deformable convolutions: the bundle that has them as sampling."""
 
-Opener = Callable[[], tuple[Networks, str]]
+Opener = Callable[[], tuple[Levels, str]]
 """Loads networks and says, for errors, where they are from."""
 
 
-def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, IntraDecoder]:
+def opened(header: Header, video: Opener, intra: Opener) -> tuple[Levels, IntraDecoder]:
     """Decoders of a file's P frames and of its I frames, the weights of both checked.
 
     `intra` is only called where a network has coded the I frames.
@@ -52,19 +52,21 @@ def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, Intr
     return networks, NetworkPictures(inner)
 
 
-def open_bundle(folder: Path, header: Header, setting: Setting) -> tuple[Networks, IntraDecoder]:
+def open_bundle(folder: Path, header: Header, setting: Setting) -> tuple[Levels, IntraDecoder]:
     """A bundle for the P frames, and for the I frames the one inside it or a conventional codec.
 
     Learned I frames are float32 always: there are few of them, and all behind them builds on them.
     """
 
-    def bundle(place: Path, setting: Setting, intra: bool) -> tuple[BundleNetworks, str]:
+    def bundle(
+        place: Path, setting: Setting, intra: bool
+    ) -> tuple[BundleNetworks | BundleLevels, str]:
         bound = header.arithmetic is not None
-        networks = BundleNetworks(place, header.margin, intra=intra, setting=setting, bound=bound)
-        networks.check_size(round_up(header.height), round_up(header.width))
+        networks = open_networks(place, header.margin, setting, intra, bound)
+        networks.check_size(header.height, header.width)
         return networks, str(place)
 
-    def video() -> tuple[Networks, str]:
+    def video() -> tuple[Levels, str]:
         networks, place = bundle(bundle_at(folder, setting), setting, False)
         check_arithmetic(header, networks.arithmetic)
         return networks, place
@@ -82,7 +84,8 @@ def bundle_at(folder: Path, setting: Setting) -> Path:
         folder = folder / INT8_FOLDER
         if not folder.is_dir():
             raise UserError(f"{folder}: there are no graphs of 8 bits: export.precision: int8")
-    if setting.runtime == "openvino" and read_bundle(folder).get("deformable") == "DeformConv":
+    there = read_bundle(folder) if (folder / BUNDLE).exists() else {}
+    if setting.runtime == "openvino" and there.get("deformable") == "DeformConv":
         folder = folder / GRIDSAMPLE_FOLDER
         if not folder.is_dir():
             raise UserError(
@@ -112,7 +115,7 @@ def check_arithmetic(header: Header, there: Arithmetic | None) -> None:
 def decode_file(
     source: Path,
     target: Path,
-    opener: Callable[[Header], tuple[Networks, IntraDecoder]],
+    opener: Callable[[Header], tuple[Levels, IntraDecoder]],
     given: argparse.Namespace,
 ) -> None:
     """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told.

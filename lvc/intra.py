@@ -24,7 +24,7 @@ from .coder import PayloadError
 from .encoders import check_encoder, video_encoder
 from .errors import UserError
 from .pictures import as_float, round_up
-from .program import Networks, decompress, digest
+from .program import Levels, decompress, digest
 
 T = TypeVar("T")
 
@@ -45,13 +45,14 @@ class IntraDecoder(ABC):
 class NetworkPictures(IntraDecoder):
     """I frames by a learned picture codec."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Levels) -> None:
         self.networks = networks
 
     def decode(
         self, payload: bytes, height: int, width: int, rate: float | None
     ) -> tuple[np.ndarray, int]:
-        size = (round_up(height), round_up(width))
+        multiple = self.networks.multiple
+        size = (round_up(height, multiple), round_up(width, multiple))
         coded = decompress(self.networks, payload, {}, size, rate)
         return coded.following["reference"][..., :height, :width], digest(coded.symbols)
 

@@ -68,6 +68,20 @@ class Plain(Latent):
         frame.keep(name, frame.around(name, mean, scale, self.step.distribution))
 
 
+class Relative(Latent):
+    """Whole numbers beside means that are all known before; the latent is their sum."""
+
+    finds = ("mean", "scale")
+
+    def carry_out(self, frame: Frame) -> None:
+        mean, scale = (frame.tensors[name] for name in self.parts(self.finds))
+        name = self.latent()
+        told = None if frame.analysis is None else np.rint(frame.sought[name] - mean)
+        symbols = frame.relative(name, told, scale, self.step.distribution)
+        frame.symbols[name] = symbols.astype(np.int64)
+        frame.tensors[name] = symbols.astype(np.float32) + mean
+
+
 class Waves(Latent):
     """Symbols are what is left of the latent when its mean, expected wave by wave, is off.
 

@@ -12,7 +12,7 @@ from .errors import UserError
 from .intra import IntraDecoder
 from .packets import DamageError, Packet
 from .pictures import as_picture, padded
-from .program import Networks, Tensors, decompress, digest
+from .program import Levels, Tensors, decompress, digest
 from .rates import RateError
 
 MOST_PIXELS = 4096 * 2304
@@ -40,7 +40,7 @@ class Player:
     with is up to `check_weights`.
     """
 
-    def __init__(self, reader: Reader, networks: Networks, intra: IntraDecoder) -> None:
+    def __init__(self, reader: Reader, networks: Levels, intra: IntraDecoder) -> None:
         self.reader, self.networks, self.intra = reader, networks, intra
         self._before: Tensors = {}
 
@@ -59,7 +59,7 @@ class Player:
         try:
             if packet.kind == "I":
                 decoded = self.intra.decode(packet.payload, height, width, packet.rate)
-                self._before = {"reference": padded(decoded[0])}
+                self._before = {"reference": padded(decoded[0], self.networks.multiple)}
                 return decoded
             reference = self._before["reference"]
             size = (reference.shape[2], reference.shape[3])

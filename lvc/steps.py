@@ -25,6 +25,7 @@ Kind = Literal[
     "run",
     "hyper",
     "plain",
+    "relative",
     "waves",
     "checkerboard",
     "fields",
@@ -44,6 +45,7 @@ class Step:
     | run          | graph  | runs a graph; `after_intra` is the one behind an I frame, if other  |
     | hyper        | stream | reads its hyper latent, whole numbers by channel tables            |
     | plain        | stream | reads whole numbers around STREAM_mean                             |
+    | relative     | stream | reads whole numbers and adds STREAM_mean to them                    |
     | waves        | stream | reads by waves; `graph` expects each from what is left and above    |
     | checkerboard | stream | reads in two halves; `graph` expects the second from the first      |
     | quarters     | stream | reads in four parts; `graphs` expect the others from those before   |

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lvc.program import Networks
+from lvc.program import Levels
 from prune.data.source import Source
 from prune.evaluation.clips import Skip, checked, number_of_clips, own_clips
 from prune.evaluation.coding_loop import Bits, loop, possible_bits
@@ -149,7 +149,7 @@ def evaluate_clip(
     keep: Collection[int] = (),
     i_frames: IFrames | None = None,
     bits: Bits = "real",
-    receiver: Networks | None = None,
+    receiver: Levels | None = None,
 ) -> ClipResult:
     """Code one clip, uint8 RGB (T, 3, H, W), in a coding loop and measure every frame.
 
@@ -235,7 +235,7 @@ def evaluate(
     pictures: int = 3,
     bits: Bits = "real",
     spread: Spread | None = None,
-    receivers: Mapping[str, Networks] | None = None,
+    receivers: Mapping[str, Levels] | None = None,
 ) -> Evaluation:
     """Evaluate codecs, such as {"dense": ..., "sparse": ...}, on the same clips and I frames.
 

@@ -28,7 +28,7 @@ class Macs:
 
 
 def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
-    """MACs of the receiver for one P frame of `height` x `width` (rounded up to 64).
+    """MACs of the receiver for one P frame of `height` x `width` (as it is padded).
 
     It is one behind another P frame; layers that only the first one needs count 0.
 
@@ -53,7 +53,8 @@ def encoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     shadow = _shadow(codec)
     names = [name for name in codec.parts() if name not in codec.decoder_modules()]
     by_layer = _zero(shadow, names)
-    frame = torch.empty(1, 3, round_up(height), round_up(width), device="meta")
+    sides = (round_up(side, codec.multiple) for side in (height, width))
+    frame = torch.empty(1, 3, *sides, device="meta")
     reference = Reference(frame)
     _count(_Coding(shadow, shadow.rates()[0]), [frame, reference], by_layer)
     return _macs(by_layer, names)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from lvc.bundle import BundleNetworks
-from lvc.frame import Networks, Tensors
 from lvc.pictures import padded
+from lvc.program import Tensors
 from vcodecs import VideoCodec
 from vcodecs.coding import TorchNetworks, compress
 
@@ -21,6 +21,9 @@ class Recording:
 
     def __getattr__(self, name: str):
         return getattr(self._networks, name)
+
+    def at(self, rate: float | None) -> "Recording":
+        return self
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         seen = self.inputs.setdefault(graph, [])
@@ -44,10 +47,11 @@ def recorded_inputs(
     """
     networks, recording = TorchNetworks(codec), Recording(receiver, most)
     for clip in clips:
-        frames = [padded(frame[None].astype(np.float32) / 255) for frame in clip]
+        frames = [padded(frame[None].astype(np.float32) / 255, codec.multiple) for frame in clip]
         for rate in rates:
             before: Tensors = {"reference": frames[0]}
             for frame in frames[1:]:
-                told: Networks = recording  # type: ignore[assignment]  # by __getattr__
-                before = compress(networks, torch.from_numpy(frame), before, rate, told).following
+                before = compress(
+                    networks, torch.from_numpy(frame), before, rate, recording
+                ).following
     return recording.inputs

@@ -59,6 +59,7 @@ def sparsify(job: Job, folder: Path) -> None:
             sum(phase.steps for phase in recipe.train.phases),
             _device(job),
             lambda codec, along: _train(job, codec, "train", recipe.train, along, folder),
+            job.larger_teacher,
         )
     if not job.processes.first:
         return
@@ -103,6 +104,7 @@ def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
         recipe.distill,
         _device(job),
         lambda codec, along: _train(job, codec, "finetune", recipe.finetune, along, folder),
+        job.larger_teacher,
     )
     if not job.processes.first:
         return

@@ -238,11 +238,43 @@ class PruneSection(Section):
     )
 
 
+class LargerTeacher(Section):
+    """Another codec of the same family to learn from. A bare string stands for a `checkpoint`."""
+
+    checkpoint: CheckpointSection
+    preset: str | None = Field(None, description="that of the checkpoint where absent")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value
+
+
 class DistillSection(Section):
     source: Literal["local", "network", "none"] = "local"
+    teacher: LargerTeacher | None = Field(
+        None, description="in place of the dense codec: of other widths, features adapted"
+    )
     weight: float = Field(1.0, ge=0)
     adaptive: bool = True
     momentum: float = Field(0.9, ge=0, lt=1, description="of the running distortions")
+
+    @model_validator(mode="after")
+    def _by_its_own_run(self) -> "DistillSection":
+        if self.teacher and self.source != "network":
+            raise ValueError(
+                "a teacher of other widths cannot be fed with the student's features: set source: "
+                "network"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_teachers(self, handler: SerializerFunctionWrapHandler) -> Any:
+        # A run that was begun before there were others goes on: it is made from the same.
+        written = handler(self)
+        if self.teacher is None:
+            written.pop("teacher", None)
+        return written
 
 
 class EvaluateSection(Section):
