@@ -174,6 +174,20 @@ def test_started_again_only_what_is_not_done_runs(stand_in):
     assert len(started()) == 9
 
 
+def test_a_setting_that_recipes_did_not_have_yet_makes_no_run_another_one(stand_in):
+    (first, _) = expand(stand_in, [SEEDS]).members
+    prepare(first)
+    path = f"prepared/{first.name}.json"
+    with open(path) as file:
+        report = json.load(file)
+    del report["recipe"]["train"]["tensorboard"], report["recipe"]["distill"]["momentum"]
+    with open(path, "w") as file:
+        json.dump(report, file)
+    for _ in range(2):
+        prune.sweep(stand_in, {"seed": [0, 1]})
+    assert started().count(first.name) == 1
+
+
 def test_a_run_that_is_killed_is_a_failed_one_that_says_so(tmp_path):
     script = "import os; os.kill(os.getpid(), 9)"
     outcome = MemberRun("x", (), str(tmp_path / "run"), command=(sys.executable, "-c", script))()

@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import ValidationError
+
 from lvc.files import atomic_write
+from prune.recipe.schema import Recipe
 from prune.report.schema import REPORT_NAME, Report, load_report
 from prune.sweeps.grid import Member
 from vcodecs import UserError
@@ -37,10 +40,19 @@ class Outcome:
 
 
 def finished(member: Member) -> Report | None:
-    """The report of a member that is done, and by the very recipe that it has now."""
+    """The report of a member that is done, and by the very recipe that it has now.
+
+    Settings that came into recipes since count as their defaults.
+    """
     report = report_of(member)
-    wanted = json.loads(member.recipe.model_dump_json(by_alias=True))
-    return report if report and report.recipe == wanted else None
+    if report is None:
+        return None
+    try:
+        theirs = Recipe.model_validate(report.recipe)
+    except ValidationError:
+        return None
+    dumps = [recipe.model_dump(mode="json") for recipe in (theirs, member.recipe)]
+    return report if dumps[0] == dumps[1] else None
 
 
 def report_of(member: Member) -> Report | None:
