@@ -163,9 +163,9 @@ def test_a_rate_is_needed_and_has_to_be_within_range(codec, rate):
 
 
 def test_graphs_are_those_of_one_width(codec):
-    with pytest.raises(UserError, match="slimvc tiny has 5 widths.*tiny@1"):
+    with pytest.raises(UserError, match=r"slimvc tiny has 5 widths.*tiny@1"):
         codec.decoder_graphs(96, 96)
-    with pytest.raises(UserError, match="there are 0.25, 0.375"):
+    with pytest.raises(UserError, match=r"there are 0\.25, 0\.375"):
         codec.extract(0.3)
 
 
