@@ -57,7 +57,7 @@ class Widths:
 _SLIMMABLE: dict[str, Widths] = {
     "full_interfaces": Widths(),
     "uniform": Widths(uniform=True),
-    "small": Widths(Sizes(48, 64, 64, 160, (108, 132), (400, 320)), unit=4),
+    "small": Widths(Sizes(48, 64, 64, 128, (96, 112), (256, 192)), unit=4),
     "tiny": Widths(Sizes(16, 16, 16, 24, (16, 16), (24, 24)), unit=4),
 }
 
