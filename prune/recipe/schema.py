@@ -293,6 +293,9 @@ class ExportSection(Section):
     dynamic: bool = Field(True, description="any frame size by 64, or just `height` x `width`")
     height: Side = 256
     width: Side = 448
+    precision: Literal["fp32", "int8"] = Field(
+        "fp32", description="int8: of the pruned codec also graphs of 8 bits, in the bundle's int8"
+    )
     deformable: Operator = Field(
         "DeformConv", description="of deformable convolutions; GridSample where a runtime lacks it"
     )
