@@ -62,7 +62,7 @@ class CostModel:
         if not rows:
             return
         for g, group in enumerate(channels.groups):
-            kept = {group.name: range(1, group.size)}
+            kept = {group.name: list(range(1, group.size))}
             less = decoder_macs(shrunk_copy(codec, kept, channels), *size).by_layer
             for row in rows:
                 gone = self.macs[row] - less.get(self.layers[row], 0)
