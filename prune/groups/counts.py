@@ -193,7 +193,7 @@ def tie_parts_by_size(
     start = 0
     for size in [*sizes] if isinstance(sizes, list | tuple) else [sizes]:
         tie_cut(book, labels.narrow(dim, start, labels.shape[dim] - start), dim, size)
-        start += int(size)
+        start += int(size or 0)
 
 
 def sizes_of(name: str, args: tuple, kwargs: dict, shape: Sequence[int]) -> Sequence[Any] | None:
