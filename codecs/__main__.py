@@ -19,19 +19,12 @@ from lvc.decode import (
 )
 from lvc.errors import UserError
 from lvc.indices import MARGIN
-from lvc.intra import create_pictures
-from lvc.player import IntraDecoder
+from lvc.intra import IntraDecoder
 from lvc.program import Networks
 from vcodecs import VideoCodec, registry
 from vcodecs.coding import TorchNetworks, can_code
-from vcodecs.encode import (
-    CodedIntraEncoder,
-    Encoder,
-    IntraEncoder,
-    NetworkIntraEncoder,
-    encode_file,
-)
-from vcodecs.intra import NetworkIntra, create_intra
+from vcodecs.encode import Encoder, encode_file
+from vcodecs.intra import IntraCodec, NetworkIntra, create_intra
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,18 +71,17 @@ def _encode(given: argparse.Namespace) -> None:
         raise UserError(f"--margin {given.margin:g}: give a number above 0 and below 0.25")
     networks = TorchNetworks(codec, given.margin)
     receiver = _receiver(given.bundle, networks)
-    intra = _intra_encoder(given)
-    encoder = Encoder(networks, intra, given.intra_period, rate, receiver)
+    encoder = Encoder(networks, _intra(given), given.intra_period, rate, receiver)
     encode_file(given.source, given.target, encoder, given.frames)
 
 
-def _intra_encoder(given: argparse.Namespace) -> IntraEncoder:
+def _intra(given: argparse.Namespace) -> IntraCodec:
     intra = create_intra(given.intra)
-    if not isinstance(intra, NetworkIntra):
-        return CodedIntraEncoder(create_pictures(given.intra), given.intra)
-    networks = TorchNetworks(_placed(intra.network, given.intra), given.margin)
-    inside = given.bundle and given.bundle / INTRA_FOLDER
-    return NetworkIntraEncoder(networks, _receiver(inside, networks), intra.rate)
+    if isinstance(intra, NetworkIntra):
+        networks = TorchNetworks(_placed(intra.network, given.intra), given.margin)
+        inside = given.bundle and given.bundle / INTRA_FOLDER
+        intra.code_by(networks, _receiver(inside, networks))
+    return intra
 
 
 def _receiver(folder: Path | None, networks: TorchNetworks) -> Networks | None:

@@ -12,18 +12,10 @@ from .bundle import BundleNetworks
 from .container import Header, Reader
 from .display import UNSTATED, Display
 from .errors import UserError
-from .intra import create_pictures
+from .intra import IntraDecoder, NetworkPictures, create_pictures
 from .packets import DamageError
 from .pictures import round_up
-from .player import (
-    MOST_PIXELS,
-    CodedPictures,
-    IntraDecoder,
-    NetworkPictures,
-    Player,
-    check_size,
-    check_weights,
-)
+from .player import MOST_PIXELS, Player, check_size, check_weights
 from .program import Networks
 from .video import open_sink
 
@@ -44,7 +36,7 @@ def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, Intr
     if "weights" not in header.intra:
         spec = header.intra["codec"] + (f":{o}" if (o := header.intra.get("options")) else "")
         try:
-            return networks, CodedPictures(create_pictures(spec))
+            return networks, create_pictures(spec)
         except UserError as error:
             raise UserError(f"the file's I frames: {error}") from error
     inner, what = intra()

@@ -9,7 +9,8 @@ STREAM_scale what is expected of it, and the latent itself is called STREAM_late
 "latent" for the stream of that name.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
     "Tensors",
     "code_frame",
     "decompress",
+    "digest",
     "latent_of",
 ]
 
@@ -86,3 +88,11 @@ def decompress(
     if not np.isfinite(coded.following["reference"]).all():
         raise PayloadError("it decodes to a picture with values that are no numbers")
     return coded
+
+
+def digest(symbols: Mapping[str, np.ndarray]) -> int:
+    """64 bits of whole numbers, the same wherever they were decoded."""
+    state = hashlib.blake2b(digest_size=8)
+    for name in sorted(symbols):
+        state.update(name.encode() + symbols[name].astype("<i4").tobytes())
+    return int.from_bytes(state.digest(), "little")

@@ -21,12 +21,12 @@ from prune.evaluation.coding_loop import Bits, loop, possible_bits
 from prune.evaluation.metrics import Measure, average, bd, mean, ms_ssim, psnr, why_no_ms_ssim
 from prune.evaluation.spread import Spread
 from vcodecs import UserError, VideoCodec
-from vcodecs.intra import IntraCodec
+from vcodecs.intra import CodedPicture, IntraCodec
 
 Progress = Callable[[int, int, str], None]
 """Called with (codings done, codings in all, what was just done)."""
 
-IFrames = Mapping[int, tuple[Tensor, float]]
+IFrames = Mapping[int, CodedPicture]
 """By frame number: the decoded I frame (1, 3, H, W) and its bits."""
 
 
@@ -167,7 +167,7 @@ def evaluate_clip(
             original = _to_tensor(frames[number], device)
             if number in i_frames:
                 kind = "I"
-                picture, taken = i_frames[number]
+                picture, taken = i_frames[number].frame, i_frames[number].bits
                 picture = picture.to(device)
                 coding.start(picture)
             else:
