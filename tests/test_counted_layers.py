@@ -13,6 +13,7 @@ from toys import clip
 from prune.groups.counts import Count
 from prune.groups.find import find_groups
 from prune.groups.shrink import check_same, masked_copy, shrunk_copy
+from vcodecs import UserError
 
 
 class Block(nn.Module):
@@ -189,6 +190,17 @@ class TwoReaders(Block):
         return self.out(y.movedim(-1, 1))
 
 
+class NormsAsFunctions(Block):
+    def make(self, w):
+        self.a, self.b, self.out = conv(w, w), conv(w, w), conv(w, w)
+        self.weight, self.bias = nn.Parameter(torch.ones(w)), nn.Parameter(torch.zeros(w))
+
+    def forward(self, x):
+        y = F.layer_norm(self.a(x).mT, (4,))
+        y = F.layer_norm(y.permute(0, 2, 3, 1), (16,), self.weight, self.bias).permute(0, 3, 1, 2)
+        return self.out(F.group_norm(self.b(y), 4, self.weight, self.bias))
+
+
 def shuffled(width):
     return nn.Sequential(conv(width, width), nn.ChannelShuffle(4), conv(width, width))
 
@@ -223,6 +235,7 @@ BLOCKS = {
         ByKeyword,
         {"head": (16, 1), "block.a": (16, 1), "block.b": (32, 1), "block.out": (16, 1)},
     ),
+    "norms as functions": (NormsAsFunctions, {"head": (16, 1), "block.out": (16, 1)}),
     "Bilinear": (TwoReaders, {"head": (16, 1), "block.out": (16, 1)}),
     "shuffled": (shuffled, {"head": (16, 1), "block.0": (4, 4), "block.2": (16, 1)}),
     "GroupNorm": (normalised, {"head": (16, 1), "block.0": (4, 8), "block.5": (16, 1)}),
@@ -233,6 +246,7 @@ REASONS = {
     "scaled by the width": ("block.q", "their number as a value (at test_counted_layers.py:"),
     "scaled by torch": ("block.q", "which scales by their number (give it scale="),
     "spatial gate": ("block.gate", "meets all channels of another"),
+    "norms as functions": ("block.b", "group_norm as a function"),
     "Bilinear": ("block.b", "read by block.both, a Bilinear"),
     "GroupNorm": ("block.3", "a GroupNorm of one group"),
 }
@@ -250,6 +264,22 @@ def test_what_goes_is_known_and_shrunk_is_masked(name):
     kept = pruned(channels)
     trained(codec)
     check_same(masked_copy(codec, channels, kept), shrunk_copy(codec, kept, channels), [clip(3)])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_scripted_module_with_weights_is_refused_in_one_line():
+    codec = plugin(lambda width: torch.jit.script(nn.Sequential(conv(width, width), nn.ReLU())))()
+    with pytest.raises(UserError, match=r"^block: a scripted module .* use the module"):
+        find_groups(codec.eval())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_scripted_module_without_weights_computes_entry_by_entry():
+    def block(width):
+        return nn.Sequential(conv(width, width), torch.jit.script(nn.ReLU()), conv(width, width))
+
+    channels = find_groups(plugin(block)().eval())
+    assert {g.name for g in channels.groups} == {"head", "block.0", "block.2"}
 
 
 def test_a_count_is_a_number_like_any_other():

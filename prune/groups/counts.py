@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prune.groups.labels import along, none, varying
-from prune.groups.operations import Book
+from prune.groups.operations import Book, argument
 
 
 class Count(int):
@@ -175,6 +175,25 @@ def tie_cut(book: Book, labels: Tensor, dim: int, *bounds: Any) -> None:
         known = isinstance(bound, Count) and bound.atoms is not None and bound.times == 1
         if known and bound <= labels.shape[dim]:
             _tie(book, labels.narrow(dim, 0, int(bound)), dim, bound)
+
+
+def tie_parts_by_size(
+    book: Book, name: str, labels: Tensor | None, args: tuple, kwargs: dict
+) -> None:
+    """Parts of a tensor, by narrow or split, whose sizes are numbers of channels."""
+    if labels is None:
+        return
+    if name == "narrow":
+        dim, *bounds = args[1:] or (kwargs["dim"],)
+        tie_cut(book, labels, dim, *bounds, kwargs.get("start"), kwargs.get("length"))
+        return
+    sizes = kwargs.get("split_size_or_sections", kwargs.get("split_size"))
+    sizes = args[1] if sizes is None and len(args) > 1 else sizes
+    dim = argument(args, kwargs, 2, 0) % labels.dim()
+    start = 0
+    for size in [*sizes] if isinstance(sizes, list | tuple) else [sizes]:
+        tie_cut(book, labels.narrow(dim, start, labels.shape[dim] - start), dim, size)
+        start += int(size or 0)
 
 
 def sizes_of(name: str, args: tuple, kwargs: dict, shape: Sequence[int]) -> Sequence[Any] | None:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prune.groups import operations, products, special
 from prune.groups.atoms import TooManyError
-from prune.groups.counts import counted, sizes_of, tie_cut, tie_reshaped
+from prune.groups.counts import counted, sizes_of, tie_parts_by_size, tie_reshaped
 from prune.groups.labels import ALONG, PARTS, along, compact, none, once, replayed, varying
 from prune.groups.leaves import (
     closed,
@@ -287,27 +287,9 @@ class Follower(TorchFunctionMode):
                 sizes = sizes_of(name, args, kwargs, outputs[0].shape)
             moved = [tie_reshaped(self.book, x, sizes) if sizes else x for x in moved]
         elif name in CUTS:
-            self._cut(name, whole, args, kwargs)
+            tie_parts_by_size(self.book, name, self.labels(whole), args, kwargs)
         for x, labels in zip(outputs, moved, strict=True):
             self.mark(x, labels)
-
-    def _cut(self, name: str, whole: Tensor, args: tuple, kwargs: dict) -> None:
-        """Parts of a tensor whose bounds are numbers of channels."""
-        known = self.labels(whole)
-        if known is None:
-            return
-        if name == "narrow":
-            dim, *bounds = args[1:] or (kwargs["dim"],)
-            tie_cut(self.book, known, dim, *bounds, kwargs.get("start"), kwargs.get("length"))
-            return
-        sizes = kwargs.get("split_size_or_sections", kwargs.get("split_size"))
-        sizes = args[1] if sizes is None and len(args) > 1 else sizes
-        dim = operations.argument(args, kwargs, 2, 0) % whole.dim()
-        sizes = [*sizes] if isinstance(sizes, list | tuple) else [sizes]
-        start = 0
-        for size in sizes:
-            tie_cut(self.book, known.narrow(dim, start, known.shape[dim] - start), dim, size)
-            start += int(size)
 
     def _filled(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """x[index] = value"""
