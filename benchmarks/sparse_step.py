@@ -9,13 +9,14 @@ codec's joint stage: plain; with masks alone; with masks and distillation from `
 targets. Every round takes one step of each, in turn, so that load and clocks hit all alike; ratios
 are within rounds, their median and quartiles over rounds. On a CPU the time is that of the
 processor for one thread, which other programs on the machine change least; on a GPU it is the
-wall's, behind a synchronisation.
+wall's, behind a synchronisation. `--kinds plain,compiled` compares with torch.compile instead.
 """
 
 import argparse
 import copy
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import quantiles
 
@@ -64,7 +65,8 @@ class Steps:
         dense = copy.deepcopy(codec)
         self.codec = codec.to(settings.device, memory_format=torch.channels_last)
         self.companions = []
-        if kind != "plain":
+        settings = replace(settings, compile=kind == "compiled")
+        if kind in ("masks", "local", "network"):
             section = PruneSection(budget=0.5)
             self.companions.append(Sparsifier(self.codec, channels, cost, section, 1000))
         if kind in ("local", "network"):

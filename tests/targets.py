@@ -298,6 +298,9 @@ def ending_of(told, pictures):
     if "damaged at byte" in told.error:
         frame = int(told.error.partition(", packet ")[2].partition(":")[0])
         return Ending(DAMAGE, pictures, told.error, frame)
+    if "is whole by its checksum" in told.error:
+        frame = int(told.error.partition(": packet ")[2].partition(" ")[0])
+        return Ending(DAMAGE, pictures, told.error, frame)
     how = "refused, but pictures were kept" if pictures else REFUSED
     return Ending(how, pictures, told.error)
 

@@ -343,10 +343,3 @@ class Recipe(TeacherRecipe):
     finetune: TrainSection
     export: ExportSection = ExportSection()
     measure: MeasureSection = MeasureSection()
-
-    @model_validator(mode="after")
-    def _codes_twice(self) -> "Recipe":
-        """The teacher's own run over a frame goes on from its last one, and cannot be repeated."""
-        if self.distill.source == "network" and (self.train.recompute or self.finetune.recompute):
-            raise ValueError("`recompute` does not go with distill.source network; take local")
-        return self
