@@ -79,6 +79,7 @@ def _copy_through(codec: "DCVCSDD") -> None:
         codec.context_hidden_fusion2,
         codec.context_hidden_fusion3,
     ):
+        assert isinstance(fusion, nn.Conv2d)
         _pass_contexts(fusion)
     reconstruction = codec.recon_generation_net
     keep_variance(reconstruction.first_conv, 1.0)
@@ -136,7 +137,9 @@ def _start_motion_prior(codec: "DCVCSDD") -> None:
     _pass(first, [(0, channels, 1.0)])
     step, fused = torch.ones(channels), layer_of(codec.mv_y_prior_fusion, 0, DepthConvBlock)
     _pass(fused, [(None, channels, 0.0), (0, channels, 1.0), (channels, channels, SMALL)])
-    bias_of(fused.halves()[0].adaptor)[:channels] = step
+    adaptor = fused.halves()[0].adaptor
+    assert adaptor is not None
+    bias_of(adaptor)[:channels] = step
     _start_hyper_decoder(codec.mv_hyper_prior_decoder, torch.ones(channels))
     _start_spatial(codec, "mv_y", channels)
 

@@ -15,6 +15,8 @@ from vcodecs.klt import PICTURE, cascade
 from vcodecs.layers import GDN
 from vcodecs.slimvc.layers import SlimConv, SlimDeconv
 
+AnyConvolution = SlimConv | SlimDeconv | nn.Conv2d | nn.ConvTranspose2d
+
 if TYPE_CHECKING:
     from vcodecs.slimvc.video import SlimVC
 
@@ -50,7 +52,7 @@ def _transform(codec: "SlimVC", bases: list[Tensor]) -> None:
     """Picture to latent and back."""
     gains = (1.0, 1.0, GAIN)
     for index, stride, basis, gain in zip((0, 2, 4), STRIDES, bases, gains, strict=True):
-        down, up = codec.encoder[index], codec.decoder[5 - index]
+        down, up = _layer(codec.encoder, index), _layer(codec.decoder, 5 - index)
         middle = down.weight.shape[-1] // 2
         taps = slice(middle - (stride - 1) // 2, middle - (stride - 1) // 2 + stride)
         down.weight.mul_(FAINT)
@@ -65,8 +67,8 @@ def _transform(codec: "SlimVC", bases: list[Tensor]) -> None:
 
 def _keep_variance(layer: SlimConv | SlimDeconv) -> None:
     transposed = isinstance(layer, SlimDeconv)
-    inputs, taps = layer.weight.shape[0 if transposed else 1], layer.weight.shape[-1] ** 2
-    taps = taps / layer.stride**2 if transposed else taps
+    inputs, side = layer.weight.shape[0 if transposed else 1], layer.weight.shape[-1]
+    taps = side**2 / layer.stride**2 if transposed else side**2
     nn.init.normal_(layer.weight, 0, ACTIVATED / (inputs * taps) ** 0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -74,8 +76,16 @@ def _keep_variance(layer: SlimConv | SlimDeconv) -> None:
 
 def _start_parameters(network: nn.Sequential, scale: Tensor) -> None:
     """Means of zero, scales of a transform's coefficients."""
-    last = network[-1]
+    last = _layer(network, len(network) - 1)
     last.weight.mul_(0.02)
+    assert last.bias is not None
     means, scales = last.bias.chunk(2)
     means.zero_()
     scales.copy_(scale[: len(scales)])
+
+
+def _layer(network: nn.Sequential, index: int) -> AnyConvolution:
+    """Layer `index`, of one level or of several."""
+    layer = network[index]
+    assert isinstance(layer, AnyConvolution)
+    return layer
