@@ -31,14 +31,15 @@ from lvc.container import Reader, Writer
 from lvc.decode import INTRA_FOLDER
 from lvc.errors import UserError
 from lvc.files import atomic_write
-from lvc.intra import create_pictures
-from lvc.player import CodedPictures, NetworkPictures, Player
+from lvc.intra import NetworkPictures, create_pictures
+from lvc.player import Player
 from prune.cli import main
 from prune.data import open_source
 from prune.evaluation.clips import read_clips
 from prune.report.schema import load_report
 from vcodecs.coding import TorchNetworks
-from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder
+from vcodecs.encode import Encoder
+from vcodecs.intra import NetworkIntra, create_intra
 from vcodecs.registry import codec_of
 
 console = Console(stderr=True)
@@ -83,24 +84,22 @@ class Codec:
         self.bundles = {}
         self.torch = TorchNetworks(codec_of(run / step / "weights.safetensors"))
         self.spec = load_report(run / "report.json").recipe["evaluate"]["intra"]
-        name, _, options = self.spec.partition(":")
-        self.learned = name == "network"
+        self.intra = create_intra(self.spec)
+        self.learned = isinstance(self.intra, NetworkIntra)
         if self.learned:
-            self.torch_intra = TorchNetworks(codec_of(options.removeprefix("checkpoint=")))
+            self.torch_intra = TorchNetworks(self.intra.network)
 
     def encoder(self, party, rate, frames):
         networks, intra = self.networks(party)
         if self.learned:
-            pictures = NetworkIntraEncoder(self.torch_intra, intra)
-        else:
-            pictures = CodedIntraEncoder(create_pictures(self.spec), self.spec)
-        return Encoder(self.torch, pictures, frames, rate, networks)
+            self.intra.code_by(self.torch_intra, intra)
+        return Encoder(self.torch, self.intra, frames, rate, networks)
 
     def decoder(self, party):
         networks, intra = self.networks(party)
         if self.learned:
             return networks, NetworkPictures(intra)
-        return networks, CodedPictures(create_pictures(self.spec))
+        return networks, create_pictures(self.spec)
 
     def networks(self, party):
         """Those of P frames and of learned I frames, at the party's number of threads."""

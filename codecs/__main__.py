@@ -2,36 +2,35 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from lvc.bundle import BundleNetworks
 from lvc.container import Header
 from lvc.decode import (
     INTRA_FOLDER,
     add_commands,
+    add_setting,
+    bundle_at,
+    check_arithmetic,
     decode_file,
     exit_status,
     info,
     open_bundle,
     opened,
+    setting_of,
 )
 from lvc.errors import UserError
 from lvc.indices import MARGIN
-from lvc.intra import create_pictures
-from lvc.player import IntraDecoder
-from lvc.program import Networks
+from lvc.intra import IntraDecoder
+from lvc.levels import open_networks
+from lvc.program import Levels
+from lvc.runtimes import Setting
 from vcodecs import VideoCodec, registry
 from vcodecs.coding import TorchNetworks, can_code
-from vcodecs.encode import (
-    CodedIntraEncoder,
-    Encoder,
-    IntraEncoder,
-    NetworkIntraEncoder,
-    encode_file,
-)
-from vcodecs.intra import NetworkIntra, create_intra
+from vcodecs.encode import Encoder, encode_file
+from vcodecs.intra import IntraCodec, NetworkIntra, create_intra
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--intra-period", type=int, default=32, help="frames (default 32)")
     encode.add_argument("--frames", type=int, help="at most so many")
     encode.add_argument(
-        "--bundle", type=Path, help="onnxruntime runs what the receiver runs, from this folder"
+        "--bundle", type=Path, help="the receiver's graphs: what it computes is by these"
     )
+    add_setting(encode)
     encode.add_argument(
         "--margin", type=float, default=MARGIN, help="how far decoders may differ (default 2^-13)"
     )
@@ -77,26 +77,33 @@ def _encode(given: argparse.Namespace) -> None:
     if not 0 < given.margin < 0.25:
         raise UserError(f"--margin {given.margin:g}: give a number above 0 and below 0.25")
     networks = TorchNetworks(codec, given.margin)
-    receiver = _receiver(given.bundle, networks)
-    intra = _intra_encoder(given)
-    encoder = Encoder(networks, intra, given.intra_period, rate, receiver)
+    if given.bundle is None and (given.runtime or given.precision):
+        raise UserError("--runtime, --precision: they are of a bundle, so give --bundle as well")
+    setting = setting_of(given)
+    inside = given.bundle and bundle_at(given.bundle, setting)
+    receiver = _receiver(inside, networks, setting)
+    encoder = Encoder(networks, _intra(given), given.intra_period, rate, receiver)
     encode_file(given.source, given.target, encoder, given.frames)
 
 
-def _intra_encoder(given: argparse.Namespace) -> IntraEncoder:
+def _intra(given: argparse.Namespace) -> IntraCodec:
     intra = create_intra(given.intra)
-    if not isinstance(intra, NetworkIntra):
-        return CodedIntraEncoder(create_pictures(given.intra), given.intra)
-    networks = TorchNetworks(_placed(intra.network, given.intra), given.margin)
-    inside = given.bundle and given.bundle / INTRA_FOLDER
-    return NetworkIntraEncoder(networks, _receiver(inside, networks), intra.rate)
+    if isinstance(intra, NetworkIntra):
+        networks = TorchNetworks(_placed(intra.network, given.intra), given.margin)
+        inside = given.bundle and given.bundle / INTRA_FOLDER
+        learned = replace(setting_of(given), precision="fp32")
+        intra.code_by(networks, _receiver(inside, networks, learned))
+    return intra
 
 
-def _receiver(folder: Path | None, networks: TorchNetworks) -> Networks | None:
-    """The bundle of these weights, where there is to be one."""
+def _receiver(folder: Path | None, networks: TorchNetworks, setting: Setting) -> Levels | None:
+    """The bundle of these weights, where there is to be one.
+
+    A file is made for the setting: its graphs run so whether they decide how bits are read or not.
+    """
     if folder is None:
         return None
-    bundle = BundleNetworks(folder, networks.margin)
+    bundle = open_networks(folder, networks.margin, setting, bound=True)
     if bundle.identity != networks.identity:
         raise UserError(f"--bundle {folder}: was exported from other weights than are given")
     return bundle
@@ -106,16 +113,18 @@ def _decode(given: argparse.Namespace) -> None:
     if (given.bundle is None) == (given.weights is None):
         raise UserError("give --weights (torch) or --bundle (onnxruntime), one of both")
 
-    def by_torch(header: Header, weights: str | None) -> tuple[Networks, str]:
+    def by_torch(header: Header, weights: str | None) -> tuple[Levels, str]:
         if weights is None:
             raise UserError(
                 f"--intra-weights: give those of {header.intra['codec']}, which coded the I frames"
             )
         return TorchNetworks(open_codec(weights), header.margin), weights
 
-    def opener(header: Header) -> tuple[Networks, IntraDecoder]:
-        if given.bundle is not None:
-            return open_bundle(given.bundle, header, given.threads)
+    def opener(header: Header) -> tuple[Levels, IntraDecoder]:
+        if given.bundle is None:
+            check_arithmetic(header, None)
+        else:
+            return open_bundle(given.bundle, header, setting_of(given, header.arithmetic))
         return opened(
             header,
             lambda: by_torch(header, given.weights),

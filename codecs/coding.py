@@ -15,8 +15,8 @@ from lvc.coder import SymbolWriter
 from lvc.errors import UserError
 from lvc.frame import HYPER_STRIDE, LATENT_STRIDE
 from lvc.indices import MARGIN
-from lvc.pictures import SIZE_MULTIPLE
-from lvc.program import CodedTensors, Networks, Tensors, code_frame
+from lvc.levels import level_of
+from lvc.program import CodedTensors, Levels, Tensors, code_frame
 from lvc.rates import rate_factor
 from lvc.tables import PRECISION, SMALLEST_SCALE, Table
 from vcodecs.contract import DecoderGraph, VideoCodec, WaveGraph
@@ -26,15 +26,28 @@ from vcodecs.hyper import cdf, hyper_tables
 class TorchNetworks:
     """A codec's graphs and tables (`lvc.program.Networks`), run by torch where its weights are."""
 
-    def __init__(self, codec: VideoCodec, margin: float = MARGIN) -> None:
-        self.codec, self.margin = codec.eval(), margin
+    def __init__(self, codec: VideoCodec, margin: float = MARGIN, level: int | None = None) -> None:
+        self.codec, self.margin, self.level = codec.eval(), margin, level
+        self._levels: dict[int, TorchNetworks] = {}
+        self.multiple = codec.multiple
+        if codec.levels > 1:
+            return
         self.coding = codec.coding()
         self.steps = self.coding.steps
-        graphs = codec.decoder_graphs(SIZE_MULTIPLE, SIZE_MULTIPLE)
+        graphs = codec.decoder_graphs(self.multiple, self.multiple)
         every: list[DecoderGraph | WaveGraph] = [*graphs, *self.coding.waves]
         self._graphs = {graph.name: graph for graph in every}
         self._shapes = {name: spec for graph in graphs for name, spec in graph.inputs.items()}
         self._tables = {name: hyper_tables(prior) for name, prior in self.coding.priors.items()}
+
+    def at(self, rate: float | None) -> "TorchNetworks":
+        """The networks of one level, for a codec that has several."""
+        if self.codec.levels == 1:
+            return self
+        level = level_of(rate, self.codec.levels)
+        if level not in self._levels:
+            self._levels[level] = TorchNetworks(self.codec.at_level(level), self.margin, level)
+        return self._levels[level]
 
     @cached_property
     def identity(self) -> str:
@@ -142,9 +155,9 @@ def compress(
     frame: Tensor,
     before: Tensors,
     rate: float | None = None,
-    receiver: Networks | None = None,
+    receiver: Levels | None = None,
 ) -> Compressed:
-    """Code one frame (1, 3, H, W), its sides multiples of 64; `before` as in `code_frame`.
+    """Code one frame (1, 3, H, W), padded as its codec wants it; `before` as in `code_frame`.
 
     `receiver` runs what the receiver runs (such as a bundle of the same weights), else `networks`.
 
@@ -152,14 +165,15 @@ def compress(
     coded. The official estimates differ (`VideoCodec.code`): DCVC's charges a rounding around the
     mean and shows a plain one, FVC's saturates at 50 bits.
     """
-    writer = SymbolWriter()
+    writer, networks = SymbolWriter(), networks.at(rate)
+    receiver = networks if receiver is None else receiver.at(rate)
     frame = frame.to(networks.device)
 
     def analysis(stream: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
         return networks.analyse(frame, rate, stream, tensors)
 
     size = (frame.shape[2], frame.shape[3])
-    coded = code_frame(receiver or networks, writer, before, size, rate, analysis)
+    coded = code_frame(receiver, writer, before, size, rate, analysis)
     return Compressed(writer.finish(), coded, networks)
 
 
@@ -200,6 +214,8 @@ def can_code(codec: nn.Module) -> bool:
 @torch.no_grad()
 def entropy_of(codec: VideoCodec) -> dict:
     """Everything but the graphs that a decoder needs, as JSON can hold it."""
+    if codec.levels > 1:
+        return {"levels": [entropy_of(codec.at_level(i)) for i in range(codec.levels)]}
     coding = codec.coding()
     tables = {stream: hyper_tables(prior) for stream, prior in coding.priors.items()}
     factors = {name: _listed(points) for name, points in coding.factors.items()}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvc.errors import UserError
-from lvc.pictures import round_up
+from lvc.errors import UserError, printable
+from lvc.pictures import SIZE_MULTIPLE, round_up
 from lvc.program import Step
 from vcodecs.entropy import BitEstimator
 from vcodecs.finite import check_finite
@@ -90,25 +90,25 @@ class Stage:
     frames: int = 1
 
 
-STRIDES = (1, 2, 4, 8, 16, 32, 64)
-
-
 @dataclass(frozen=True)
 class GraphTensor:
     """Shape of a graph's input: `channels` at 1/`stride` of the frame's height and width.
 
-    `stride` is a power of two up to 64, which frames are padded to multiples of; else UserError.
+    `stride` divides `multiple`, which frames are padded to multiples of; else UserError.
     With `stride` 0 it is one value for each channel, (1, channels, 1, 1), at any size.
     """
 
     channels: int
     stride: int
+    multiple: int = SIZE_MULTIPLE
 
     def __post_init__(self) -> None:
-        if self.stride not in (0, *STRIDES):
+        strides = [stride for stride in range(1, self.multiple + 1) if self.multiple % stride == 0]
+        if self.stride not in (0, *strides):
             raise UserError(
                 f"stride {self.stride}: tensors of decoder graphs have strides of "
-                f"{', '.join(map(str, STRIDES))}, since frames are padded to multiples of 64"
+                f"{', '.join(map(str, strides))}, since frames are padded to multiples of "
+                f"{self.multiple}"
             )
 
     def sides(self, height: int, width: int) -> tuple[int, int]:
@@ -163,12 +163,12 @@ Specs = Mapping[str, tuple[int, int]]
 def grapher(
     codec: "VideoCodec", height: int, width: int, tensors: Specs | None = None
 ) -> Callable[..., DecoderGraph]:
-    """A maker of the `decoder_graphs` of `codec` for frames of this size, rounded up to 64.
+    """A maker of the `decoder_graphs` of `codec` for frames of this size, as it pads them.
 
     It takes name, function, inputs, outputs, `after_intra` and `in_turn`. Inputs are names of
     `tensors`, or (channels, stride) by name.
     """
-    size = round_up(height), round_up(width)
+    size = round_up(height, codec.multiple), round_up(width, codec.multiple)
 
     def graph(
         name: str,
@@ -180,7 +180,7 @@ def grapher(
     ) -> DecoderGraph:
         known = inputs if isinstance(inputs, Mapping) else tensors or {}
         try:
-            specs = {key: GraphTensor(*known[key]) for key in inputs}
+            specs = {key: GraphTensor(*known[key], codec.multiple) for key in inputs}
         except UserError as error:
             raise UserError(f"codec {codec.name}: graph {name}: {error}") from error
         return DecoderGraph(name, codec, function, specs, outputs, size, after_intra, in_turn)
@@ -236,12 +236,25 @@ class VideoCodec(nn.Module, ABC):
     preset: str
     turns: ClassVar[int] = 1
     """After so many P frames the same modules take turns again, where some do."""
+    multiple: ClassVar[int] = SIZE_MULTIPLE
+    """Frames are padded to multiples of it: what the strides of all its networks make together."""
+
+    levels: int = 1
+    """Networks of different size that one set of weights has; its rates are 0 ... `levels` - 1.
+
+    A frame is coded by that of the nearest rate. Behind a frame of another level it starts from
+    that one's picture, as behind an I frame.
+    """
+
+    def at_level(self, level: int) -> "VideoCodec":
+        """A codec of its own, with weights of its own, that codes as this one at that level."""
+        raise UserError(f"codec {self.name}: it has one level only")
 
     @abstractmethod
     def code(
         self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None
     ) -> CodedFrame:
-        """Code one P frame whose sides are multiples of 64 (the estimation path).
+        """Code one P frame whose sides are multiples of `multiple` (the estimation path).
 
         `rate`: None for a codec of one lambda, else a number between the first and the last of
         `rates()`, or a tensor (N,) with one for each frame of the batch.
@@ -262,7 +275,7 @@ class VideoCodec(nn.Module, ABC):
 
     @abstractmethod
     def decoder_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
-        """The receiver, cut at its entropy-decoding points; sides are rounded up to 64."""
+        """The receiver, cut at its entropy-decoding points; sides are rounded up."""
 
     def steady_graphs(self, height: int, width: int) -> tuple[DecoderGraph, ...]:
         """The graphs of a P frame behind another: what is counted and timed."""
@@ -321,7 +334,7 @@ class VideoCodec(nn.Module, ABC):
         height, width = frame.shape[-2:]
         if min(height, width) < 16:
             raise UserError(f"frames of {width}x{height} are too small: 16x16 is the least")
-        coded = self.code(pad(frame), _padded(reference), rate, upto)
+        coded = self.code(pad(frame, multiple=self.multiple), self._padded(reference), rate, upto)
         decoded = coded.frame if self.training else coded.frame.clamp(0, 1)
         return CodedFrame(
             frame=decoded[..., :height, :width],
@@ -329,6 +342,11 @@ class VideoCodec(nn.Module, ABC):
             bits=coded.bits,
             auxiliary=coded.auxiliary,
         )
+
+    def _padded(self, reference: Reference) -> Reference:
+        """The reference after an I frame may have the clip's own size; a codec's own is padded."""
+        frame = pad(reference.frame, multiple=self.multiple)
+        return reference.with_tensors(reference.tensors() | {"frame": frame})
 
     def load_official(self, state: Mapping[str, Tensor], origin: str = "the checkpoint") -> None:
         """Load the officially released weights strictly.
@@ -343,7 +361,8 @@ class VideoCodec(nn.Module, ABC):
             self.load_state_dict(state, strict=True)
         except RuntimeError as error:
             # One line a problem; where nothing fits, a line lists every tensor of the network.
-            problems = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()]
+            lines = [printable(line) for line in str(error).split("\n")]
+            problems = [shorten(line, 150, placeholder=" ...") for line in lines]
             raise UserError(
                 f"{origin} does not fit {self.name}, preset {self.preset}: "
                 + "; ".join(problems[1:3])
@@ -357,8 +376,3 @@ def pad(
     height, width = frame.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     return F.pad(frame, (0, right, 0, bottom), mode=mode) if bottom or right else frame
-
-
-def _padded(reference: Reference) -> Reference:
-    """The reference after an I frame may have the clip's own size; a codec's own is padded."""
-    return reference.with_tensors(reference.tensors() | {"frame": pad(reference.frame)})

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,63 +12,12 @@ from lvc.container import Header, Writer
 from lvc.decode import FrameProgress
 from lvc.display import PLAIN, Display
 from lvc.errors import UserError
-from lvc.intra import PictureCoder
 from lvc.pictures import as_float, as_picture, padded
-from lvc.player import digest
-from lvc.program import Networks, Tensors
+from lvc.program import Levels, Tensors, digest
+from lvc.rates import single
 from lvc.video import open_source
 from vcodecs.coding import Compressed, TorchNetworks, compress
-
-
-class IntraEncoder(Protocol):
-    """A maker of I packets. `said` goes into the file's header.
-
-    `rate`: at which all of them are coded; None where it is that of the P frames.
-    """
-
-    said: dict[str, str]
-    rate: float | None
-
-    def encode(self, picture: np.ndarray, rate: float | None) -> tuple[bytes, np.ndarray, int]:
-        """uint8 (3, H, W) to the payload, what a receiver sees (float32), and its digest."""
-
-
-class NetworkIntraEncoder:
-    """I frames by a learned picture codec; `receiver` as for `compress`."""
-
-    def __init__(
-        self,
-        networks: TorchNetworks,
-        receiver: Networks | None = None,
-        rate: float | None = None,
-    ) -> None:
-        self.networks, self.receiver, self.rate = networks, receiver, _as_in_a_file(rate)
-        codec = networks.codec
-        self.rated = len(codec.rates()) > 1
-        self.said = {"codec": codec.name, "preset": codec.preset, "weights": networks.identity}
-
-    def encode(self, picture: np.ndarray, rate: float | None) -> tuple[bytes, np.ndarray, int]:
-        height, width = picture.shape[1:]
-        frame = torch.from_numpy(padded(as_float(picture)))
-        rate = rate if self.rated else None
-        coded = compress(self.networks, frame, {}, rate, self.receiver)
-        shown = coded.following["reference"][..., :height, :width]
-        return coded.payload, shown, digest(coded.symbols)
-
-
-class CodedIntraEncoder:
-    """I frames by a conventional codec."""
-
-    def __init__(self, coder: PictureCoder, spec: str) -> None:
-        self.coder = coder
-        self.rate: float | None = None
-        name, _, options = spec.partition(":")
-        self.said = {"codec": name, "options": options}
-
-    def encode(self, picture: np.ndarray, rate: float | None) -> tuple[bytes, np.ndarray, int]:
-        payload = self.coder.compress(picture)
-        decoded = self.coder.decompress(payload, *picture.shape[1:])
-        return payload, as_float(decoded), digest({"picture": decoded})
+from vcodecs.intra import IntraCodec
 
 
 @dataclass(frozen=True)
@@ -90,20 +38,22 @@ class Coded:
 class Encoder:
     """Codes the pictures of one video in their order.
 
-    `receiver` runs the receiver's graphs of P frames, as for `compress`.
+    `receiver` runs the receiver's graphs of P frames, as for `compress`. UserError where a file
+    cannot hold the I frames.
     """
 
     def __init__(
         self,
         networks: TorchNetworks,
-        intra: IntraEncoder,
+        intra: IntraCodec,
         intra_period: int,
         rate: float | None = None,
-        receiver: Networks | None = None,
+        receiver: Levels | None = None,
     ) -> None:
         self.networks, self.intra, self.receiver = networks, intra, receiver
         self.intra_period = intra_period
-        self.rate = _as_in_a_file(rate)
+        self.rate = single(rate)
+        self._said = intra.said()
         self._number = 0
         self._before: Tensors = {}
 
@@ -117,9 +67,10 @@ class Encoder:
             height=height,
             fps=Fraction(fps).as_integer_ratio(),
             intra_period=self.intra_period,
-            intra=self.intra.said,
+            intra=self._said,
             margin=self.networks.margin,
             display=display,
+            arithmetic=getattr(self.receiver, "arithmetic", None),
         )
 
     def code(self, picture: np.ndarray) -> Coded:
@@ -127,20 +78,16 @@ class Encoder:
         number, self._number = self._number, self._number + 1
         if number % self.intra_period == 0:
             rate = self.rate if self.intra.rate is None else self.intra.rate
-            payload, frame, found = self.intra.encode(picture, rate)
-            self._before = {"reference": padded(frame)}
-            return Coded("I", payload, found, as_picture(frame), rate)
-        given = torch.from_numpy(padded(as_float(picture)))
+            sent = self.intra.encode(torch.from_numpy(as_float(picture)), rate)
+            frame = sent.frame.numpy()
+            self._before = {"reference": padded(frame, self.networks.multiple)}
+            return Coded("I", sent.payload, sent.digest, as_picture(frame), rate)
+        given = torch.from_numpy(padded(as_float(picture), self.networks.multiple))
         coded = compress(self.networks, given, self._before, self.rate, self.receiver)
         self._before = coded.following
         shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
         found = digest(coded.symbols)
         return Coded("P", coded.payload, found, as_picture(shown), self.rate, coded)
-
-
-def _as_in_a_file(rate: float | None) -> float | None:
-    """A file holds rates in single precision, and both sides have to mean the same."""
-    return None if rate is None else float(np.float32(rate))
 
 
 def encode_file(

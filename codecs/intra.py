@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
@@ -10,66 +11,70 @@ from torch import Tensor
 
 import vcodecs
 from lvc.errors import UserError
-from lvc.intra import PICTURE_CODERS, PictureCoder, create_from, create_pictures
-from lvc.pictures import as_float, as_picture
+from lvc.intra import PICTURE_CODERS, PictureCoder, create_from
+from lvc.pictures import as_picture
+from lvc.program import Levels, digest
+from lvc.rates import single
 from vcodecs.coding import TorchNetworks, can_code, compress
 from vcodecs.contract import CodedFrame, Reference, pad
 
 
-class IntraCodec(ABC):
-    """Codes one picture by itself. `name` says in a report what was used.
+@dataclass(frozen=True)
+class CodedPicture:
+    """One I frame: what a receiver sees, (1, 3, H, W) in [0, 1], and the bits that it takes.
 
-    `rated`: whether the rate that is asked for makes a difference.
+    `payload` and the `digest` of its symbols are what a file's packet holds, empty where the bits
+    are estimates.
+    """
+
+    frame: Tensor
+    bits: float
+    payload: bytes = b""
+    digest: int = 0
+
+
+class IntraCodec(ABC):
+    """Codes one picture by itself; `lvc.intra.IntraDecoder` is its receiver.
+
+    `name` says in a report what was used. `rated`: whether the rate that is asked for makes a
+    difference. `rate`: at which all pictures are coded; None where it is that of the P frames.
     """
 
     name: str
     rated = False
+    rate: float | None = None
 
     @abstractmethod
-    def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
-        """Code one picture (1, 3, H, W), RGB in [0, 1]: (what a receiver sees, bits taken)."""
+    def encode(self, frame: Tensor, rate: float | None = None) -> CodedPicture:
+        """Code one picture (1, 3, H, W), RGB in [0, 1]."""
+
+    def said(self) -> dict[str, str]:
+        """What a file's header says of it. UserError where no file can hold such I frames."""
+        raise UserError(f"{self.name}: an .lvc file cannot hold such I frames")
 
     def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:
         """The pictures that a receiver sees of (N, 3, H, W); `rates` (N,) where there are many."""
         each = [None] * len(frames) if rates is None else rates.tolist()
-        shown = [self.encode(x[None], r)[0] for x, r in zip(frames, each, strict=True)]
+        shown = [self.encode(x[None], r).frame for x, r in zip(frames, each, strict=True)]
         return torch.cat(shown)
 
 
-class ByteIntra(IntraCodec):
-    """An intra codec with real bytes, at one quality."""
+class ConventionalIntra(IntraCodec):
+    """A coder of 8-bit pictures, made from `spec`; `rate` is of no effect."""
 
-    @abstractmethod
-    def compress(self, frame: Tensor) -> bytes:
-        """Encode one picture (1, 3, H, W), RGB in [0, 1]."""
+    def __init__(self, coder: PictureCoder, spec: str) -> None:
+        self.coder, self.name = coder, coder.name
+        self._said = dict(zip(("codec", "options"), spec.partition(":")[::2], strict=True))
 
-    @abstractmethod
-    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
-        """Decode `compress`'s bytes to (1, 3, height, width), RGB in [0, 1], on the CPU.
-
-        Raises UserError where the bytes cannot be decoded. They carry no checksum: whoever stores
-        them guards against damage that still decodes.
-        """
-
-    def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
-        """As `IntraCodec.encode`, out of the bytes that are counted; `rate` is of no effect."""
-        data = self.compress(frame)
+    def encode(self, frame: Tensor, rate: float | None = None) -> CodedPicture:
+        payload = self.coder.compress(_to_uint8(frame))
         height, width = frame.shape[-2:]
-        return self.decompress(data, height, width).to(frame.device), 8 * len(data)
+        shown, found = self.coder.decode(payload, height, width)
+        picture = torch.from_numpy(shown).to(frame.device)
+        return CodedPicture(picture, 8.0 * len(payload), payload, found)
 
-
-class PictureIntra(ByteIntra):
-    """An intra codec out of a coder of 8-bit pictures."""
-
-    def __init__(self, coder: PictureCoder) -> None:
-        self._coder = coder
-        self.name = coder.name
-
-    def compress(self, frame: Tensor) -> bytes:
-        return self._coder.compress(_to_uint8(frame))
-
-    def decompress(self, data: bytes, height: int, width: int) -> Tensor:
-        return _to_tensor(self._coder.decompress(data, height, width))
+    def said(self) -> dict[str, str]:
+        return self._said
 
 
 class NetworkIntra(IntraCodec):
@@ -99,7 +104,7 @@ class NetworkIntra(IntraCodec):
         network = vcodecs.create(name, preset, checkpoint, key=key or None)
         self.network = network.eval().requires_grad_(False)
         self.rated = len(self.network.rates()) > 1
-        self.rate = _as_number(rate)
+        self.rate = single(_as_number(rate))
         if self.rated and self.rate is not None:
             low, high = self.network.rates()[0], self.network.rates()[-1]
             if not low <= self.rate <= high:
@@ -108,21 +113,38 @@ class NetworkIntra(IntraCodec):
                 )
         self._check_independence()
         self._networks = TorchNetworks(self.network) if can_code(self.network) else None
+        self._receiver: Levels | None = None
         self.name = f"{name} {preset} ({checkpoint})"
         if self._networks is None:
             self.name += ", estimated bits"
         if self.rate is not None:
             self.name += f", rate {self.rate:g}"
 
-    def encode(self, frame: Tensor, rate: float | None = None) -> tuple[Tensor, float]:
+    def code_by(self, networks: TorchNetworks, receiver: Levels | None = None) -> None:
+        """Code by `networks`, of this network at another margin; `receiver` as for `compress`."""
+        self._networks, self._receiver = networks, receiver
+
+    def encode(self, frame: Tensor, rate: float | None = None) -> CodedPicture:
         if self._networks is None:
             estimated = self._code(frame, rate)
-            return estimated.frame, float(estimated.total_bits())
+            return CodedPicture(estimated.frame, float(estimated.total_bits()))
         height, width = frame.shape[-2:]
         self.network.to(frame.device)
-        coded = compress(self._networks, pad(frame), {}, self._rate_of(rate))
+        coded = compress(
+            self._networks, self._padded(frame), {}, self._rate_of(rate), self._receiver
+        )
         shown = torch.from_numpy(coded.following["reference"][..., :height, :width])
-        return shown.to(frame.device), 8.0 * len(coded.payload)
+        bits, found = 8.0 * len(coded.payload), digest(coded.symbols)
+        return CodedPicture(shown.to(frame.device), bits, coded.payload, found)
+
+    def _padded(self, frame: Tensor) -> Tensor:
+        return pad(frame, multiple=self.network.multiple)
+
+    def said(self) -> dict[str, str]:
+        if self._networks is None:
+            return super().said()
+        codec, weights = self._networks.codec, self._networks.identity
+        return {"codec": codec.name, "preset": codec.preset, "weights": weights}
 
     def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:
         return self._code(frames, rates).frame.float()
@@ -163,20 +185,23 @@ def _as_number(text: str | float) -> float | None:
         raise UserError(f"rate {text!r} is not a number") from None
 
 
-_REGISTRY: dict[str, Callable[..., IntraCodec]] = {"network": NetworkIntra}
-"""Beside the picture coders of `lvc.intra`, which need no torch."""
+_NETWORK = {"network": NetworkIntra}
+"""Beside the coders of `lvc.intra.PICTURE_CODERS`, which need no torch."""
 
 
-def register_intra(name: str, factory: Callable[..., IntraCodec]) -> None:
-    """Add an intra codec: `factory` takes its options as keywords (whole numbers as int)."""
+def register_intra(name: str, factory: Callable[..., PictureCoder]) -> None:
+    """Add a coder of pictures: `factory` takes its options as keywords (whole numbers as int).
+
+    Files with its I frames can be played wherever it is registered.
+    """
     if name in intra_names():
         raise ValueError(f"intra codec {name!r} is registered already")
-    _REGISTRY[name] = factory
+    PICTURE_CODERS[name] = factory
 
 
 def intra_names() -> tuple[str, ...]:
     """Registered names, for `create_intra`."""
-    return (*PICTURE_CODERS, *_REGISTRY)
+    return (*PICTURE_CODERS, *_NETWORK)
 
 
 def create_intra(spec: str) -> IntraCodec:
@@ -186,9 +211,9 @@ def create_intra(spec: str) -> IntraCodec:
     "network:checkpoint=dcvc_hem_intra_small". An unknown name, key or value is a UserError that
     lists the known ones.
     """
-    if spec.partition(":")[0] in PICTURE_CODERS:
-        return PictureIntra(create_pictures(spec))
-    return create_from(_REGISTRY, spec, names=intra_names())
+    if spec.partition(":")[0] in _NETWORK:
+        return create_from(_NETWORK, spec)
+    return ConventionalIntra(create_from(PICTURE_CODERS, spec, intra_names()), spec)
 
 
 def _to_uint8(frame: Tensor) -> np.ndarray:
@@ -196,8 +221,3 @@ def _to_uint8(frame: Tensor) -> np.ndarray:
     if frame.ndim != 4 or frame.shape[:2] != (1, 3):
         raise ValueError(f"expected one RGB picture (1, 3, H, W), got {tuple(frame.shape)}")
     return as_picture(frame.detach().float().cpu().numpy())
-
-
-def _to_tensor(picture: np.ndarray) -> Tensor:
-    """uint8 (3, H, W) to (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(as_float(np.ascontiguousarray(picture)))

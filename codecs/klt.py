@@ -10,6 +10,7 @@ Every stage halves the size and keeps the directions that hold most of the varia
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -34,25 +35,30 @@ class TransformStep:
 
 
 @cache
-def cascade(widths: tuple[int, ...]) -> tuple[TransformStep, ...]:
-    """Stages from three colours to `widths[-1]` channels at 1 / 2^len(widths) of the size.
+def cascade(
+    widths: tuple[int, ...], strides: tuple[int, ...] | None = None
+) -> tuple[TransformStep, ...]:
+    """Stages from three colours to `widths[-1]` channels; each to 1/`strides` of the size, or half.
 
     Where a stage could keep more channels than there are, it keeps all that there are.
     """
-    side = 2 ** len(widths)
+    strides = strides or (2,) * len(widths)
+    side = prod(strides)
     covariance = _covariance(side)
     channels, steps = COLOURS, []
-    for width in widths:
-        # (2x2 parts, what is in a part) for rows and for columns of the covariance.
-        parts = covariance.reshape((channels, side // 2, 2, side // 2, 2) * 2)
+    for width, stride in zip(widths, strides, strict=True):
+        # (parts of stride x stride, what is in a part) for rows and for columns of the covariance.
+        parts = covariance.reshape((channels, side // stride, stride, side // stride, stride) * 2)
         parts = parts.permute(1, 3, 0, 2, 4, 6, 8, 5, 7, 9)
-        count, size = (side // 2) ** 2, channels * 4
+        count, size = (side // stride) ** 2, channels * stride**2
         parts = parts.reshape(count, size, count, size)
         basis = _principal(parts[0, :, 0], min(width, size))
         covariance = torch.einsum("ai,piqj,bj->apbq", basis, parts, basis)
         deviation = covariance[:, 0, :, 0].diagonal().clamp_min(0).sqrt()
-        steps.append(TransformStep(basis.reshape(-1, channels, 2, 2).float(), deviation.float()))
-        channels, side = len(basis), side // 2
+        steps.append(
+            TransformStep(basis.reshape(-1, channels, stride, stride).float(), deviation.float())
+        )
+        channels, side = len(basis), side // stride
     return tuple(steps)
 
 

@@ -2,7 +2,8 @@
 
 Two sources for the teacher's feature at a tap. `local`: the teacher's block applied to the
 student's own input, so that each block answers for its own error. `network`: the teacher's own
-run over the same frames with its own references, so that errors that add up are seen.
+run over the same frames with its own references, so that errors that add up are seen. A teacher
+of other widths can only be a network by itself; `adapters` then stand between the features.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distill.adapters import Adapters
 from distill.losses import distortion
 from distill.taps import Tap, listen, select, widen
 from distill.weights import AdaptiveWeights
@@ -35,13 +37,17 @@ class Distiller:
         source: str = "local",
         weight: float = 1.0,
         weights: AdaptiveWeights | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         if source not in SOURCES:
             raise ValueError(f"source {source!r} is none of {SOURCES}")
+        if adapters and source != "network":
+            raise ValueError("adapters need source 'network': blocks of other widths cannot be fed")
         self.teacher = teacher.requires_grad_(False).train()
         self.taps = {tap.name: tap for tap in taps}
         self.source, self.weight = source, weight
         self.weights = weights or AdaptiveWeights()
+        self.adapters = adapters or {}
         self.active: set[str] = set()
         self._terms: dict[str, list[Tensor]] = {}
         self._truth: dict[str, list[Tensor]] = {}
@@ -59,7 +65,8 @@ class Distiller:
     # ------------------------------------------------------------------ companion of the trainer
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return []
+        own = [p for adapter in self.adapters.values() for p in adapter.parameters()]
+        return [{"params": own}] if own else []
 
     def begin_step(self, stage: Stage, progress: float) -> None:
         self.active = {name for name in self.taps if module_of(name, stage.modules)}
@@ -91,10 +98,13 @@ class Distiller:
                 if name in self.active and name in running}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        return {"running": dict(self.weights.running)}
+        learnt = {name: adapter.state_dict() for name, adapter in self.adapters.items()}
+        return {"running": dict(self.weights.running), "adapters": learnt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.weights.running = dict(state["running"])
+        for name, adapter in self.adapters.items():
+            adapter.load_state_dict(state["adapters"][name])
 
     def close(self) -> None:
         """Leave the student as it was before."""
@@ -110,6 +120,8 @@ class Distiller:
         tap = self.taps[name]
         local = self.source == "local"
         target = self._local_target(tap, given) if local else self._truth[name].pop(0)
+        if name in self.adapters:
+            feature = self.adapters[name](feature)
         self._terms.setdefault(name, []).append(distortion(feature, select(target, tap.outputs)))
 
     @torch.no_grad()

@@ -1,14 +1,15 @@
 """Where features are compared: the building blocks of the decoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lvc.pictures import SIZE_MULTIPLE
 from vcodecs import Reference, VideoCodec
 from vcodecs.layers import GDN
+
+Hooks = list[torch.utils.hooks.RemovableHandle]
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,24 @@ def _simple_blocks(codec: VideoCodec) -> set[str]:
         for name, module in codec.named_modules()
         if name
     ]
+    _code_two_frames(codec, hooks)
+    return {name for name, one in seen.items() if one}
+
+
+def widths(codec: VideoCodec, names: Sequence[str]) -> dict[str, int]:
+    """Channels that each of these blocks yields, as seen while two P frames are coded."""
+    seen: dict[str, int] = {}
+    with torch.no_grad():
+        hooks = listen(codec, names, lambda name, _, made: seen.update({name: made.shape[1]}))
+        _code_two_frames(codec, hooks)
+    return seen
+
+
+def _code_two_frames(codec: VideoCodec, hooks: Hooks) -> None:
+    """So that these hooks have seen every block at work; they are removed."""
     training = codec.training
-    frame = torch.zeros(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE, device=next(codec.parameters()).device)
+    sides = (codec.multiple, codec.multiple)
+    frame = torch.zeros(1, 3, *sides, device=next(codec.parameters()).device)
     try:
         codec.eval()
         coded = codec.code(frame, Reference(frame), codec.rates()[0], None)
@@ -71,7 +88,6 @@ def _simple_blocks(codec: VideoCodec) -> set[str]:
         codec.train(training)
         for hook in hooks:
             hook.remove()
-    return {name for name, one in seen.items() if one}
 
 
 def _is_map(x: object) -> bool:
@@ -85,8 +101,8 @@ def _makes_features(block: nn.Module) -> bool:
 
 
 def listen(
-    codec: nn.Module, names: tuple[str, ...], receive: Callable[[str, Tensor, Tensor], None]
-) -> list[torch.utils.hooks.RemovableHandle]:
+    codec: nn.Module, names: Sequence[str], receive: Callable[[str, Tensor, Tensor], None]
+) -> Hooks:
     """Call `receive(name, input, output)` whenever a tap of `codec` has run."""
 
     def hook(name: str) -> Callable[..., None]:

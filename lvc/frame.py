@@ -16,22 +16,36 @@ if TYPE_CHECKING:
 Tensors = dict[str, np.ndarray]
 POSITION = "position"
 """P frames since the I frame, for programs whose graphs take turns."""
+LEVEL = "level"
+"""Which of several networks coded the frame before."""
 LATENT_STRIDE, HYPER_STRIDE = 16, 64
 """For a latent or hyper latent that no graph has as an input, and so does not state."""
 
 
-class Networks(Protocol):
-    """A runner of a codec's graphs that knows its tables, by torch or by onnxruntime."""
+class Levels(Protocol):
+    """The networks of a file: one for all frames, or several, of which a frame's rate takes one."""
 
     margin: float
+    multiple: int
+    """Frames are padded to multiples of it."""
 
-    @property
-    def steps(self) -> "Sequence[Step]":
-        """The program that a frame is decoded by."""
+    def at(self, rate: float | None) -> "Networks":
+        """The networks that code at this rate."""
 
     @property
     def identity(self) -> str:
         """Identity of the weights and tables, as files name them."""
+
+
+class Networks(Levels, Protocol):
+    """A runner of a codec's graphs that knows its tables, by torch or by a runtime."""
+
+    level: int | None
+    """Which of several networks of one file these are; None for the only ones."""
+
+    @property
+    def steps(self) -> "Sequence[Step]":
+        """The program that a frame is decoded by."""
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """Outputs by name; what else is in `inputs` is not looked at."""
@@ -40,7 +54,7 @@ class Networks(Protocol):
         """Channels of the latent or hyper latent `name`."""
 
     def stride(self, name: str) -> int:
-        """The frame's sides over those of the latent or hyper latent `name`, at most 64."""
+        """The frame's sides over those of the latent or hyper latent `name`."""
 
     def hyper_tables(self, stream: str) -> Sequence[Table]:
         """One table a channel."""
@@ -71,8 +85,8 @@ class Predicted:
 class Frame:
     """A frame in the middle of its program.
 
-    `size`: height and width, multiples of 64. `analysis`: only where `coder` writes. Steps find and
-    leave `tensors`; behind an I frame only `reference` is there to begin with, `behind_intra`.
+    `size`: height and width, padded. `analysis`: only where `coder` writes. Steps find and leave
+    `tensors`; behind an I frame only `reference` is there to begin with, `behind_intra`.
     """
 
     def __init__(

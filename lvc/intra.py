@@ -1,4 +1,7 @@
-"""I frames by a conventional codec, from and to uint8 pictures, without torch."""
+"""I frames: what a receiver makes of their packets, and conventional coders of them, without torch.
+
+What sends them is `vcodecs.intra`.
+"""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -17,13 +20,44 @@ from .anchor import (
     frame_to_picture,
     picture_to_frame,
 )
+from .coder import PayloadError
 from .encoders import check_encoder, video_encoder
 from .errors import UserError
+from .pictures import as_float, round_up
+from .program import Levels, decompress, digest
 
 T = TypeVar("T")
 
 
-class PictureCoder(ABC):
+class IntraDecoder(ABC):
+    """Makes pictures of I packets."""
+
+    @abstractmethod
+    def decode(
+        self, payload: bytes, height: int, width: int, rate: float | None
+    ) -> tuple[np.ndarray, int]:
+        """The picture, float32 (1, 3, height, width) in [0, 1], and the digest of its symbols.
+
+        Raises PayloadError where the payload cannot be decoded.
+        """
+
+
+class NetworkPictures(IntraDecoder):
+    """I frames by a learned picture codec."""
+
+    def __init__(self, networks: Levels) -> None:
+        self.networks = networks
+
+    def decode(
+        self, payload: bytes, height: int, width: int, rate: float | None
+    ) -> tuple[np.ndarray, int]:
+        multiple = self.networks.multiple
+        size = (round_up(height, multiple), round_up(width, multiple))
+        coded = decompress(self.networks, payload, {}, size, rate)
+        return coded.following["reference"][..., :height, :width], digest(coded.symbols)
+
+
+class PictureCoder(IntraDecoder):
     """Codes one picture by itself. `name` says in a report what was used."""
 
     name: str
@@ -39,6 +73,16 @@ class PictureCoder(ABC):
         Raises UserError where the bytes cannot be decoded. They carry no checksum: whoever stores
         them guards against damage that still decodes.
         """
+
+    def decode(
+        self, payload: bytes, height: int, width: int, rate: float | None = None
+    ) -> tuple[np.ndarray, int]:
+        """As `IntraDecoder.decode`; its symbols are the picture. `rate` is of no effect."""
+        try:
+            picture = self.decompress(payload, height, width)
+        except UserError as error:
+            raise PayloadError(str(error)) from error
+        return as_float(picture), digest({"picture": picture})
 
 
 class ConventionalPictures(PictureCoder):

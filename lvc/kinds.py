@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .latents import Checkerboard, Plain, Quarters, Waves
+from .latents import Checkerboard, Plain, Quarters, Relative, Waves
 from .steps import Factor, First, Hyper, Keep, Run, Step, StepKind
 
 KEPT = ("feature", "latent", "motion_latent")
@@ -14,6 +14,7 @@ KINDS: dict[str, type[StepKind]] = {
     "run": Run,
     "hyper": Hyper,
     "plain": Plain,
+    "relative": Relative,
     "waves": Waves,
     "checkerboard": Checkerboard,
     "fields": Checkerboard,

@@ -31,6 +31,12 @@ class Latent(StepKind):
     def graphs(self) -> list[str]:
         return [self.step.graph] if self.yields else []
 
+    def reads_by(self) -> list[str]:
+        return self.parts(self.finds)
+
+    def expects_by(self) -> list[str]:
+        return self.graphs()
+
     def latent(self) -> str:
         return latent_of(self.name)
 
@@ -60,6 +66,20 @@ class Plain(Latent):
         mean, scale = (frame.tensors[name] for name in self.parts(self.finds))
         name = self.latent()
         frame.keep(name, frame.around(name, mean, scale, self.step.distribution))
+
+
+class Relative(Latent):
+    """Whole numbers beside means that are all known before; the latent is their sum."""
+
+    finds = ("mean", "scale")
+
+    def carry_out(self, frame: Frame) -> None:
+        mean, scale = (frame.tensors[name] for name in self.parts(self.finds))
+        name = self.latent()
+        told = None if frame.analysis is None else np.rint(frame.sought[name] - mean)
+        symbols = frame.relative(name, told, scale, self.step.distribution)
+        frame.symbols[name] = symbols.astype(np.int64)
+        frame.tensors[name] = symbols.astype(np.float32) + mean
 
 
 class Waves(Latent):

@@ -39,6 +39,7 @@ FORMAT = "leanvc-bundle-2"
 FARTHEST_SYMBOL = 2**20
 LARGEST_FACTOR = 1e30  # and far below the largest float32
 MOST_COPIES = 16
+MOST_MULTIPLE = 256
 MOST_GRAPHS = 16
 
 
@@ -129,6 +130,10 @@ _FILE: dict[str, Rule] = {
     "sha256": SHA256,
 }
 _BUNDLE: dict[str, Rule] = {
+    "size_multiple": (
+        lambda value: is_integer(value, 1, MOST_MULTIPLE),
+        f"an integer from 1 to {MOST_MULTIPLE}",
+    ),
     "graphs": LIST,
     "rates": LIST,
     "size": (_is_size, "null or a list of height and width"),
@@ -139,6 +144,7 @@ _GRAPH = _FILE | {
     "inputs": (lambda value: isinstance(value, dict) and value != {}, "an object of inputs"),
     "outputs": (_is_names, "a list of names"),
 }
+_LATER_GRAPH: dict[str, Rule] = {"precision": one_of("fp32", "int8")}
 _CODING = {"weights": SHA256, "steps": LIST, "entropy": (lambda value: True, "")}
 _STEP: dict[str, Rule] = {
     "kind": one_of(*get_args(Kind)),
@@ -153,7 +159,6 @@ _LATER_STEP: dict[str, Rule] = {
 }
 """Keys that bundles have only where they need them."""
 _POSITIONS = {"channels": COUNT}
-_INPUT = _POSITIONS | {"stride": one_of(0, 1, 2, 4, 8, 16, 32, 64)}
 
 
 def _check_bundle(bundle: Any) -> dict:
@@ -163,7 +168,7 @@ def _check_bundle(bundle: Any) -> dict:
         raise ValueError(f"its format is {found!r}; {FORMAT} can be read")
     check(bundle, _BUNDLE, others=True)
     for number, graph in enumerate(bundle["graphs"]):
-        _check_graph(graph, f"graphs[{number}]")
+        _check_graph(graph, f"graphs[{number}]", bundle["size_multiple"])
     names = [graph["name"] for graph in bundle["graphs"]]
     for name in names:
         if names.count(name) > 1:
@@ -173,10 +178,12 @@ def _check_bundle(bundle: Any) -> dict:
     return bundle
 
 
-def _check_graph(graph: Any, where: str) -> None:
+def _check_graph(graph: Any, where: str, multiple: int) -> None:
     with within(where):
-        check(graph, _GRAPH, others=True)
-    rules = _POSITIONS if graph.get("positions") else _INPUT
+        check(graph, _GRAPH, others=True, optional=_LATER_GRAPH)
+    strides = [stride for stride in range(1, multiple + 1) if multiple % stride == 0]
+    of_frames = _POSITIONS | {"stride": one_of(0, *strides)}
+    rules = _POSITIONS if graph.get("positions") else of_frames
     for name, shape in graph["inputs"].items():
         with within(f"{where}.inputs.{name}"):
             check(shape, rules)

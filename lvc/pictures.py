@@ -3,7 +3,8 @@
 import numpy as np
 
 SIZE_MULTIPLE = 64
-"""Frames are padded to multiples of this: four halvings, and two more of the hyperprior."""
+"""Frames are padded to multiples of this where a codec says nothing else: four halvings, and two
+more of the hyperprior."""
 
 
 def as_float(picture: np.ndarray) -> np.ndarray:
@@ -16,13 +17,14 @@ def as_picture(frame: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(frame[0], 0, 1) * np.float32(255)).astype(np.uint8)
 
 
-def padded(frame: np.ndarray) -> np.ndarray:
-    """(1, C, H, W) with its last row and column repeated up to multiples of 64."""
+def padded(frame: np.ndarray, multiple: int = SIZE_MULTIPLE) -> np.ndarray:
+    """(1, C, H, W) with its last row and column repeated up to multiples of `multiple`."""
     height, width = frame.shape[2:]
-    margins = ((0, 0), (0, 0), (0, round_up(height) - height), (0, round_up(width) - width))
+    bottom, right = round_up(height, multiple) - height, round_up(width, multiple) - width
+    margins = ((0, 0), (0, 0), (0, bottom), (0, right))
     return np.pad(frame, margins, mode="edge")
 
 
-def round_up(side: int) -> int:
-    """`side` rounded up to the next multiple of 64."""
-    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE
+def round_up(side: int, multiple: int = SIZE_MULTIPLE) -> int:
+    """`side` rounded up to the next multiple."""
+    return -(-side // multiple) * multiple

@@ -1,20 +1,18 @@
 """Playing an .lvc file: packets to pictures, with whatever runs the networks."""
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from .coder import PayloadError
 from .container import Header, Reader
 from .errors import UserError
-from .intra import PictureCoder
+from .intra import IntraDecoder
 from .packets import DamageError, MismatchError, Packet
-from .pictures import as_float, as_picture, padded, round_up
-from .program import Networks, Tensors, decompress
+from .pictures import as_picture, padded
+from .program import Levels, Tensors, decompress, digest
 from .rates import RateError
 
 MOST_PIXELS = 4096 * 2304
@@ -45,45 +43,6 @@ class Shown:
     time: int | None = None
 
 
-class IntraDecoder(Protocol):
-    """A maker of pictures from I packets."""
-
-    def decode(
-        self, payload: bytes, height: int, width: int, rate: float | None
-    ) -> tuple[np.ndarray, int]:
-        """The picture, float32 (1, 3, H, W) in [0, 1], and the digest of what was decoded."""
-
-
-class NetworkPictures:
-    """I frames by a learned picture codec."""
-
-    def __init__(self, networks: Networks) -> None:
-        self.networks = networks
-
-    def decode(
-        self, payload: bytes, height: int, width: int, rate: float | None
-    ) -> tuple[np.ndarray, int]:
-        size = (round_up(height), round_up(width))
-        coded = decompress(self.networks, payload, {}, size, rate)
-        return coded.following["reference"][..., :height, :width], digest(coded.symbols)
-
-
-class CodedPictures:
-    """I frames by a conventional codec."""
-
-    def __init__(self, coder: PictureCoder) -> None:
-        self.coder = coder
-
-    def decode(
-        self, payload: bytes, height: int, width: int, rate: float | None
-    ) -> tuple[np.ndarray, int]:
-        try:
-            picture = self.coder.decompress(payload, height, width)
-        except UserError as error:
-            raise PayloadError(str(error)) from error
-        return as_float(picture), digest({"picture": picture})
-
-
 class Player:
     """Decodes the frames of one file in their order.
 
@@ -91,7 +50,7 @@ class Player:
     with is up to `check_weights`.
     """
 
-    def __init__(self, reader: Reader, networks: Networks, intra: IntraDecoder) -> None:
+    def __init__(self, reader: Reader, networks: Levels, intra: IntraDecoder) -> None:
         self.reader, self.networks, self.intra = reader, networks, intra
         self._before: Tensors = {}
 
@@ -111,7 +70,7 @@ class Player:
         try:
             if packet.kind == "I":
                 decoded = self.intra.decode(packet.payload, height, width, packet.rate)
-                self._before = {"reference": padded(decoded[0])}
+                self._before = {"reference": padded(decoded[0], self.networks.multiple)}
                 return decoded
             reference = self._before["reference"]
             size = (reference.shape[2], reference.shape[3])
@@ -156,11 +115,3 @@ def check_weights(needed: str, given: str, what: str) -> None:
             f"{what}: has weights {given[:12]}..., but the file was encoded with {needed[:12]}...: "
             "give those, or the bundle exported from them"
         )
-
-
-def digest(symbols: Mapping[str, np.ndarray]) -> int:
-    """64 bits of whole numbers, the same wherever they were decoded."""
-    state = hashlib.blake2b(digest_size=8)
-    for name in sorted(symbols):
-        state.update(name.encode() + symbols[name].astype("<i4").tobytes())
-    return int.from_bytes(state.digest(), "little")

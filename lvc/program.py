@@ -9,13 +9,14 @@ STREAM_scale what is expected of it, and the latent itself is called STREAM_late
 "latent" for the stream of that name.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .coder import PayloadError, SymbolReader
-from .frame import POSITION, Analysis, Frame, Networks, Predicted, Tensors
+from .frame import LEVEL, POSITION, Analysis, Frame, Levels, Networks, Predicted, Tensors
 from .indices import Coder
 from .kinds import kept_by, kind_of, takes_turns
 from .steps import Step, latent_of
@@ -23,12 +24,14 @@ from .steps import Step, latent_of
 __all__ = [
     "Analysis",
     "CodedTensors",
+    "Levels",
     "Networks",
     "Predicted",
     "Step",
     "Tensors",
     "code_frame",
     "decompress",
+    "digest",
     "latent_of",
 ]
 
@@ -44,7 +47,7 @@ class CodedTensors:
 
 
 def code_frame(
-    networks: Networks,
+    networks: Levels,
     coder: Coder,
     before: Tensors,
     size: tuple[int, int],
@@ -54,12 +57,16 @@ def code_frame(
     """Code one frame.
 
     `before`: those of the frame before ({} for a codec of I frames, {"reference": picture} behind
-    an I frame). `size`: height and width, multiples of 64. `analysis`: only where `coder` writes.
+    an I frame). `size`: height and width, padded. `analysis`: only where `coder` writes.
+    A frame at another level than the one before starts from that one's picture alone.
     """
-    frame = Frame(networks, coder, before, size, rate, analysis)
-    for step in networks.steps:
+    chosen = networks.at(rate)
+    if chosen.level is not None and before.get(LEVEL, chosen.level) != chosen.level:
+        before = {"reference": before["reference"]}
+    frame = Frame(chosen, coder, before, size, rate, analysis)
+    for step in chosen.steps:
         kind_of(step).carry_out(frame)
-    return CodedTensors(_following(frame, networks.steps), frame.symbols, frame.predicted)
+    return CodedTensors(_following(frame, chosen.steps), frame.symbols, frame.predicted)
 
 
 def _following(frame: Frame, steps: Sequence[Step]) -> Tensors:
@@ -67,13 +74,15 @@ def _following(frame: Frame, steps: Sequence[Step]) -> Tensors:
     for name in kept_by(steps):
         if name in frame.tensors:
             kept[f"previous_{name}"] = frame.tensors[name]
+    if frame.networks.level is not None:
+        kept[LEVEL] = np.array(frame.networks.level)
     if takes_turns(steps):
         kept[POSITION] = np.array(frame.position)
     return kept
 
 
 def decompress(
-    networks: Networks,
+    networks: Levels,
     payload: bytes,
     before: Tensors,
     size: tuple[int, int],
@@ -86,3 +95,11 @@ def decompress(
     if not np.isfinite(coded.following["reference"]).all():
         raise PayloadError("it decodes to a picture with values that are no numbers")
     return coded
+
+
+def digest(symbols: Mapping[str, np.ndarray]) -> int:
+    """64 bits of whole numbers, the same wherever they were decoded."""
+    state = hashlib.blake2b(digest_size=8)
+    for name in sorted(symbols):
+        state.update(name.encode() + symbols[name].astype("<i4").tobytes())
+    return int.from_bytes(state.digest(), "little")

@@ -32,6 +32,11 @@ def rate_factor(points: np.ndarray, rate: float | None) -> np.ndarray:
     return log_linear(points[nearest], points[neighbour], abs(part)).reshape(1, 1, 1, 1)
 
 
+def single(rate: float | None) -> float | None:
+    """A file holds rates in single precision, and sender and receiver have to mean the same."""
+    return None if rate is None else float(np.float32(rate))
+
+
 def log_linear(nearest: Factor, neighbour: Factor, part: Factor) -> Factor:
     """`part` of the way, 0 to 0.5, from the nearest point's factor to the next one's.
 

@@ -25,6 +25,7 @@ Kind = Literal[
     "run",
     "hyper",
     "plain",
+    "relative",
     "waves",
     "checkerboard",
     "fields",
@@ -44,6 +45,7 @@ class Step:
     | run          | graph  | runs a graph; `after_intra` is the one behind an I frame, if other  |
     | hyper        | stream | reads its hyper latent, whole numbers by channel tables            |
     | plain        | stream | reads whole numbers around STREAM_mean                             |
+    | relative     | stream | reads whole numbers and adds STREAM_mean to them                    |
     | waves        | stream | reads by waves; `graph` expects each from what is left and above    |
     | checkerboard | stream | reads in two halves; `graph` expects the second from the first      |
     | quarters     | stream | reads in four parts; `graphs` expect the others from those before   |
@@ -79,6 +81,14 @@ class StepKind(ABC):
 
     def keeps(self) -> list[str]:
         """The tensors that the next frame finds because of it."""
+        return []
+
+    def reads_by(self) -> list[str]:
+        """The tensors by which it reads symbols."""
+        return []
+
+    def expects_by(self) -> list[str]:
+        """Those of its graphs that make of symbols by what the next ones are read."""
         return []
 
     @abstractmethod

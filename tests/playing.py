@@ -12,7 +12,8 @@ from vcodecs import checkpoints
 from vcodecs.__main__ import main
 
 WIDTH, HEIGHT, FRAMES = 100, 72, 5
-CODECS = ("dcvc", "dcvc_hem", "fvc")
+CODECS = ("dcvc", "dcvc_hem", "dcvc_sdd", "fvc", "slimvc")
+RATED = ("dcvc_hem", "dcvc_sdd", "slimvc")
 
 
 def write_clip(path, frames=FRAMES):
@@ -47,7 +48,7 @@ def encode(folder, name, *more, source=None, target=None):
     intra = (
         f"network:checkpoint={folder / 'intra.safetensors'}" if name == "dcvc_hem" else "lossless"
     )
-    rate = ["--rate", "1.3"] if name == "dcvc_hem" else []
+    rate = ["--rate", "1.3"] if name in RATED else []
     weights = folder / f"{name}.safetensors"
     common = ["--weights", weights, "--intra", intra, "--intra-period", 3, *rate, *more]
     target = target or folder / f"{name}.lvc"

@@ -28,6 +28,7 @@ from lvc.errors import UserError
 from lvc.packets import DamageError
 from lvc.pictures import as_picture
 from lvc.player import Player
+from lvc.runtimes import Setting
 from lvc.video import open_sink, open_source
 from prune.onnx_export.bundle import Size, export_bundle
 from vcodecs import checkpoints, registry
@@ -222,7 +223,7 @@ def open_decoder(case, runtime, header):
         return TorchNetworks(registry.codec_of(weights), header.margin), str(weights)
 
     if runtime == "onnxruntime":
-        return open_bundle(case.bundle, header, 1)
+        return open_bundle(case.bundle, header, Setting(threads=1))
     return opened(
         header, lambda: torch_networks(case.weights), lambda: torch_networks(case.intra_weights)
     )

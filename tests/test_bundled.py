@@ -21,7 +21,7 @@ each = pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
 
 @pytest.fixture(scope="module")
 def clip():
-    source = open_source(SourceSpec(kind="procedural", clips=1, height=128, width=128, seed=5))
+    source = open_source(SourceSpec(kind="procedural", clips=1, height=192, width=192, seed=5))
     return torch.from_numpy(source.read(0, 0, 3)).float() / 255
 
 

@@ -181,10 +181,12 @@ def test_the_graphs_of_every_codec_are_wired_by_unique_names(name):
     codec = smallest(name)
     everything = codec.decoder_graphs(64, 64)
     assert len({graph.name for graph in everything}) == len(everything)
-    # A graph for the first P frame alone yields what another one yields for all others.
+    # A graph for the first P frame alone yields what another one yields for all others, and may
+    # yield what stands for something of the frame before.
     graphs = codec.steady_graphs(64, 64)
     for first in (graph for graph in everything if graph.after_intra or graph.in_turn):
-        assert first.outputs in [graph.outputs for graph in graphs]
+        own = tuple(name for name in first.outputs if not name.startswith("previous_"))
+        assert own in [graph.outputs for graph in graphs]
     outputs = [output for graph in graphs for output in graph.outputs]
     assert len(set(outputs)) == len(outputs)
     assert "frame" in outputs

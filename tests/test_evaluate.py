@@ -20,7 +20,7 @@ from prune.evaluation.rate_distortion import evaluate, evaluate_clip
 from prune.evaluation.spread import Spread
 from prune.report.schema import Quality
 from vcodecs import CodedFrame, Reference, UserError
-from vcodecs.intra import ByteIntra, create_intra
+from vcodecs.intra import CodedPicture, IntraCodec, create_intra
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -46,7 +46,7 @@ class HalfWay(nn.Module):
         return CodedFrame(frame=picture, reference=Reference(frame=picture), bits=streams)
 
 
-class Flat(ByteIntra):
+class Flat(IntraCodec):
     """Codes a picture as its mean, in `size` bytes."""
 
     name = "flat"
@@ -55,12 +55,10 @@ class Flat(ByteIntra):
         self.size = size
         self.encoded = 0
 
-    def compress(self, frame):
+    def encode(self, frame, rate=None):
         self.encoded += 1
-        return bytes([round(255 * float(frame.mean()))]) * self.size
-
-    def decompress(self, data, height, width):
-        return torch.full((1, 3, height, width), data[0] / 255)
+        mean = round(255 * float(frame.mean())) / 255
+        return CodedPicture(torch.full_like(frame, mean), 8 * self.size)
 
 
 class Clips(Source):
@@ -218,7 +216,7 @@ def test_psnr_is_averaged_over_frames_and_over_p_frames():
 def test_every_p_frame_starts_from_the_previous_reconstruction():
     codec, intra, frames = HalfWay(), Flat(), noise(6)
     evaluate_clip(codec, frames, intra, None, gop=4)
-    i_frames = [intra.encode(as_tensor(frames[t]))[0] for t in (0, 4)]
+    i_frames = [intra.encode(as_tensor(frames[t])).frame for t in (0, 4)]
     assert len(codec.calls) == 4
     expected = [i_frames[0], codec.calls[0]["gave"], codec.calls[1]["gave"], i_frames[1]]
     for call, reference in zip(codec.calls, expected, strict=True):
@@ -261,9 +259,9 @@ def test_a_structure_without_p_frames_is_refused(frames, gop):
 def test_a_real_intra_codec_gives_the_i_frames_their_real_bits():
     frames, intra = noise(2), create_intra("hevc:qp=30")
     result = evaluate_clip(HalfWay(), frames, intra, None, gop=2)
-    picture, bits = intra.encode(as_tensor(frames[0]))
-    assert result.frame_bpp[0] == bits / (32 * 48)
-    assert result.frame_psnr[0] == pytest.approx(float(psnr(picture, as_tensor(frames[0]))))
+    coded = intra.encode(as_tensor(frames[0]))
+    assert result.frame_bpp[0] == coded.bits / (32 * 48)
+    assert result.frame_psnr[0] == pytest.approx(float(psnr(coded.frame, as_tensor(frames[0]))))
 
 
 # Whole evaluations

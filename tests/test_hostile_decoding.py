@@ -24,8 +24,8 @@ import lvc.decode
 from lvc.coder import PayloadError
 from lvc.container import Reader
 from lvc.errors import UserError
-from lvc.intra import LosslessPictures, create_pictures
-from lvc.player import CodedPictures, NetworkPictures, check_size
+from lvc.intra import LosslessPictures, NetworkPictures, create_pictures
+from lvc.player import check_size
 from vcodecs import registry
 from vcodecs.coding import TorchNetworks
 
@@ -221,7 +221,7 @@ def test_a_conventional_picture_that_cannot_be_decoded_is_damage(lossless):
     coder, _, data = lossless
     for wrong in (b"", b"\0", data[:2], bytes(100), b"\xff" * 100):
         with pytest.raises(PayloadError):
-            CodedPictures(coder).decode(wrong, 36, 52, None)
+            coder.decode(wrong, 36, 52, None)
 
 
 def test_damaged_pictures_are_not_decoded_with_the_memory_behind_them(lossless):

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from lvc import anchor as anchors
 from lvc import encoders
 from lvc.anchor import ClipCoder, Colour, anchor
+from lvc.intra import PICTURE_CODERS, PictureCoder, create_pictures
 from prune.evaluation import metrics as quality
 from rd.anchors import Kind
 from vcodecs import UserError
-from vcodecs.intra import ByteIntra, create_intra, intra_names, register_intra
+from vcodecs.intra import create_intra, intra_names, register_intra
 
 
 def textured(height=64, width=96, frames=1, seed=0):
@@ -45,8 +46,8 @@ def psnr(a, b):
 def test_a_lower_qp_gives_a_better_picture_and_more_bits(codec):
     frame = as_tensor(textured()[0])
     coded = [create_intra(f"{codec}:qp={qp}").encode(frame) for qp in (12, 24, 36)]
-    psnrs = [psnr(picture, frame) for picture, _ in coded]
-    bits = [bits for _, bits in coded]
+    psnrs = [psnr(one.frame, frame) for one in coded]
+    bits = [one.bits for one in coded]
     assert psnrs == sorted(psnrs, reverse=True) and psnrs[0] > psnrs[2] + 6
     assert bits == sorted(bits, reverse=True) and bits[0] > 2 * bits[2]
 
@@ -55,19 +56,19 @@ def test_a_lower_qp_gives_a_better_picture_and_more_bits(codec):
 def test_the_same_frame_always_gives_the_same_bytes_and_picture(spec):
     frame = as_tensor(textured()[0])
     first, second = create_intra(spec), create_intra(spec)
-    data = first.compress(frame)
-    assert data == second.compress(frame) == first.compress(frame)
-    assert torch.equal(first.decompress(data, 64, 96), second.decompress(data, 64, 96))
+    coded, again = first.encode(frame), second.encode(frame)
+    assert coded.payload == again.payload == first.encode(frame).payload
+    assert torch.equal(coded.frame, again.frame) and coded.digest == again.digest
 
 
 @pytest.mark.parametrize("spec", ["hevc:qp=30", "h264:qp=30", "lossless"])
 def test_the_picture_comes_out_of_the_bytes_that_are_counted(spec):
     intra = create_intra(spec)
     frame = as_tensor(textured()[0])
-    picture, bits = intra.encode(frame)
-    data = intra.compress(frame)
-    assert bits == 8 * len(data)
-    assert torch.equal(picture, intra.decompress(data, 64, 96))
+    coded = intra.encode(frame)
+    shown, digest = create_pictures(spec).decode(coded.payload, 64, 96)
+    assert coded.bits == 8 * len(coded.payload)
+    assert torch.equal(coded.frame, torch.from_numpy(shown)) and coded.digest == digest
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -79,7 +80,8 @@ def test_the_picture_comes_out_of_the_bytes_that_are_counted(spec):
 def test_a_frame_of_any_size_comes_back_in_its_own_size(height, width, spec):
     frame = torch.full((1, 3, height, width), 0.5)
     frame[..., : height // 2, :] = 0.25
-    picture, bits = create_intra(spec).encode(frame)
+    coded = create_intra(spec).encode(frame)
+    picture, bits = coded.frame, coded.bits
     assert picture.shape == frame.shape and picture.dtype == torch.float32
     assert picture.min() >= 0 and picture.max() <= 1
     assert bits > 0
@@ -88,15 +90,14 @@ def test_a_frame_of_any_size_comes_back_in_its_own_size(height, width, spec):
 
 def test_lossless_gives_the_original_back_for_fewer_bits_than_raw():
     frame = as_tensor(textured()[0])
-    picture, bits = create_intra("lossless").encode(frame)
-    assert torch.equal(picture, frame)
-    assert 0 < bits < 24 * 64 * 96
+    coded = create_intra("lossless").encode(frame)
+    assert torch.equal(coded.frame, frame)
+    assert 0 < coded.bits < 24 * 64 * 96
 
 
 def test_lossless_noise_takes_about_its_raw_bits():
     noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 96))) / 255.0
-    _, bits = create_intra("lossless").encode(noise)
-    assert bits > 0.95 * 24 * 64 * 96
+    assert create_intra("lossless").encode(noise).bits > 0.95 * 24 * 64 * 96
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_the_name_says_what_was_used():
 
 @pytest.mark.parametrize("codec", ["hevc", "h264"])
 def test_the_stream_holds_no_informational_sei(codec):
-    data = create_intra(f"{codec}:qp=40").compress(as_tensor(textured()[0]))
+    data = create_pictures(f"{codec}:qp=40").compress(textured()[0])
     headers = [unit[0] for unit in data.split(b"\0\0\1")[1:]]
     if codec == "hevc":
         assert [header >> 1 & 63 for header in headers] == [32, 33, 34, 20]  # VPS SPS PPS IDR
@@ -209,43 +210,48 @@ def test_a_missing_encoder_is_named_with_those_that_are_there(monkeypatch):
 @pytest.mark.parametrize("data", [b"", b"\0" * 40, b"nonsense" * 10])
 def test_bytes_that_hold_no_picture_are_refused(codec, data):
     with pytest.raises(UserError):
-        create_intra(f"{codec}:qp=30").decompress(data, 64, 96)
+        create_pictures(f"{codec}:qp=30").decompress(data, 64, 96)
 
 
 def test_a_picture_of_another_size_is_refused():
-    intra = create_intra("hevc:qp=30")
+    coder = create_pictures("hevc:qp=30")
     with pytest.raises(UserError, match="1 pictures of 64x64"):
-        intra.decompress(intra.compress(as_tensor(textured()[0])), 64, 64)
+        coder.decompress(coder.compress(textured()[0]), 64, 64)
 
 
 def test_a_picture_of_another_pixel_format_is_refused():
-    data = create_intra("hevc:qp=30,pixel_format=yuv444p").compress(as_tensor(textured()[0]))
+    data = create_pictures("hevc:qp=30,pixel_format=yuv444p").compress(textured()[0])
     with pytest.raises(UserError, match=r"in BT\.709 limited 4:2:0"):
-        create_intra("hevc:qp=30").decompress(data, 64, 96)
+        create_pictures("hevc:qp=30").decompress(data, 64, 96)
 
 
 def test_lossless_data_that_is_cut_off_is_refused():
     with pytest.raises(UserError, match="ffv1"):
-        create_intra("lossless").decompress(b"", 64, 96)
+        create_pictures("lossless").decompress(b"", 64, 96)
 
 
 def test_another_intra_codec_can_be_registered(monkeypatch):
-    class Flat(ByteIntra):
+    class Flat(PictureCoder):
         def __init__(self, level=1):
             self.name = f"flat {level}"
             self.level = level
 
-        def compress(self, frame):
+        def compress(self, picture):
             return bytes([self.level])
 
         def decompress(self, data, height, width):
-            return torch.full((1, 3, height, width), data[0] / 255)
+            return np.full((3, height, width), data[0], np.uint8)
 
-    monkeypatch.setattr("vcodecs.intra._REGISTRY", dict(create_intra.__globals__["_REGISTRY"]))
+    monkeypatch.setattr("vcodecs.intra.PICTURE_CODERS", registry := dict(PICTURE_CODERS))
+    monkeypatch.setattr("lvc.intra.PICTURE_CODERS", registry)
     register_intra("flat", Flat)
     assert "flat" in intra_names()
-    picture, bits = create_intra("flat:level=51").encode(torch.zeros(1, 3, 20, 30))
-    assert bits == 8 and picture.shape == (1, 3, 20, 30) and torch.all(picture == 51 / 255)
+    intra = create_intra("flat:level=51")
+    coded = intra.encode(torch.zeros(1, 3, 20, 30))
+    assert coded.bits == 8 and torch.equal(coded.frame, torch.full((1, 3, 20, 30), 51 / 255))
+    assert intra.said() == {"codec": "flat", "options": "level=51"}
+    shown, digest = create_pictures("flat").decode(coded.payload, 20, 30)
+    assert np.array_equal(shown, coded.frame.numpy()) and digest == coded.digest
     with pytest.raises(ValueError, match="already"):
         register_intra("flat", Flat)
 

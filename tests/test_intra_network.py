@@ -14,7 +14,7 @@ from vcodecs import Reference, Stage, UserError, VideoCodec, checkpoints
 from vcodecs.coding import TorchNetworks, compress
 from vcodecs.contract import pad
 from vcodecs.dcvc_hem import DCVCHEMIntra
-from vcodecs.intra import IntraCodec, create_intra
+from vcodecs.intra import CodedPicture, IntraCodec, create_intra
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ class Rated(IntraCodec):
 
     def encode(self, frame, rate=None):
         self.asked.append(rate)
-        return torch.full_like(frame, rate / 4), 100 * rate
+        return CodedPicture(torch.full_like(frame, rate / 4), 100 * rate)
 
 
 # ---------------------------------------------------------------------- the network
@@ -57,10 +57,10 @@ def test_a_picture_is_coded_as_the_network_codes_it(weights, network):
     frame = pictures(1, 50, 70)
     with torch.no_grad():
         expected = codec(frame, Reference(torch.zeros_like(frame)), 2.5)
-    picture, bits = network.encode(frame, 2.5)
-    torch.testing.assert_close(picture, expected.frame)
+    coded = network.encode(frame, 2.5)
+    torch.testing.assert_close(coded.frame, expected.frame)
     payload = compress(TorchNetworks(codec), pad(frame), {}, 2.5).payload
-    assert bits == 8 * len(payload)
+    assert coded.payload == payload and coded.bits == 8 * len(payload)
 
 
 def test_its_name_says_what_it_is(network):
@@ -77,25 +77,27 @@ def test_a_codec_without_real_bits_counts_its_estimates_and_says_so(weights, mon
     file = weights / "dcvc_hem_intra.safetensors"
     monkeypatch.setattr(vcodecs, "create", lambda name, preset, path, key=None: Silent(preset))
     silent, frame = create_intra(f"network:checkpoint={file}"), pictures(1, 50, 70)
-    picture, bits = silent.encode(frame, 2.5)
+    coded = silent.encode(frame, 2.5)
     with torch.no_grad():
         expected = silent.network(frame, Reference(frame), 2.5)
-    assert torch.equal(picture, expected.frame)
-    assert bits == float(expected.total_bits())
+    assert torch.equal(coded.frame, expected.frame)
+    assert coded.bits == float(expected.total_bits())
     assert silent.name.endswith("estimated bits")
+    with pytest.raises(UserError, match=r"estimated bits: an .lvc file cannot hold"):
+        silent.said()
 
 
 def test_a_batch_of_pictures_is_coded_each_at_its_own_rate(network):
     frames, rates = pictures(3), torch.tensor([0.0, 1.5, 3.0])
     together = network.pictures(frames, rates)
     for frame, rate, picture in zip(frames, rates.tolist(), together, strict=True):
-        torch.testing.assert_close(picture[None], network.encode(frame[None], rate)[0])
+        torch.testing.assert_close(picture[None], network.encode(frame[None], rate).frame)
 
 
 def test_a_conventional_codec_codes_a_batch_too():
     intra = create_intra("hevc:qp=30")
     frames = pictures(2)
-    single = [intra.encode(frame[None])[0] for frame in frames]
+    single = [intra.encode(frame[None]).frame for frame in frames]
     assert torch.equal(intra.pictures(frames), torch.cat(single))
 
 
@@ -104,8 +106,8 @@ def test_a_rate_of_its_own_overrides_that_of_the_p_frames(weights):
     fixed = create_intra(f"network:checkpoint={file},rate=1")
     free = create_intra(f"network:checkpoint={file}")
     frame = pictures()
-    assert torch.equal(fixed.encode(frame, 3.0)[0], free.encode(frame, 1.0)[0])
-    assert torch.equal(fixed.encode(frame)[0], free.encode(frame, 1.0)[0])
+    assert torch.equal(fixed.encode(frame, 3.0).frame, free.encode(frame, 1.0).frame)
+    assert torch.equal(fixed.encode(frame).frame, free.encode(frame, 1.0).frame)
     assert "rate 1" in fixed.name
 
 
@@ -146,7 +148,7 @@ def test_official_weights_do_not_say_their_codec_so_the_options_do(weights):
     frame = pictures()
     with torch.no_grad():
         expected = codec.eval()(frame, Reference(frame), 0.0).frame
-    torch.testing.assert_close(create_intra(spec).encode(frame, 0.0)[0], expected)
+    torch.testing.assert_close(create_intra(spec).encode(frame, 0.0).frame, expected)
 
 
 # ---------------------------------------------------------------------- in evaluation

@@ -26,7 +26,7 @@ def as_clip(frames):
     return torch.from_numpy(frames).float() / 255
 
 
-@pytest.mark.parametrize("name", ["dcvc", "dcvc_hem", "fvc"])
+@pytest.mark.parametrize("name", ["dcvc", "dcvc_hem", "dcvc_sdd", "fvc"])
 def test_a_shrunk_codec_decodes_what_the_masked_one_codes(name):
     codec = make(name)
     channels = find_groups(codec)
@@ -70,7 +70,7 @@ def test_a_bundle_that_does_not_decode_is_none(tmp_path):
 # ---------------------------------------------------------------------- evaluation
 
 
-@pytest.mark.parametrize("name", ["dcvc", "dcvc_hem", "fvc"])
+@pytest.mark.parametrize("name", ["dcvc", "dcvc_hem", "dcvc_sdd", "fvc"])
 def test_evaluation_counts_the_bits_of_payloads_and_shows_what_they_decode_to(name):
     codec = make(name)
     rate = codec.rates()[0]

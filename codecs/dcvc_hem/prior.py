@@ -122,10 +122,11 @@ def rate_factor(scales: Tensor, rate: float | Tensor | None) -> Tensor:
     if rates.device.type == "cpu" and not ((rates >= 0) & (rates <= last)).all():
         wrong = ", ".join(f"{one:g}" for one in rates.tolist())
         raise UserError(f"rate {wrong} is out of range: give one from 0 to {last}")
-    rates = rates.to(scales.device)
+    # Without values there is nothing to look up by, and what tells factors apart would be lost.
+    rates = rates if scales.is_meta else rates.to(scales.device)
     points = scales.flatten().clamp_min(SMALLEST_SCALE)
     nearest = rates.round().long()
     part = rates - nearest
     neighbour = nearest + part.sign().long()
-    factor = log_linear(points[nearest], points[neighbour], part.abs())
+    factor = log_linear(points[nearest], points[neighbour], part.abs().to(scales.device))
     return factor.reshape(-1, 1, 1, 1)

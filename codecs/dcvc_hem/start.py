@@ -46,11 +46,11 @@ transform is quantised by 0.3 to 0.1, which is about right for the official lamb
 @torch.no_grad()
 def start_as_hybrid(codec: "DCVCHEM") -> None:
     """Weights of a classical codec: the reference, and the transform of what it leaves over."""
-    _draw(codec)
+    draw(codec)
     for network in (codec.feature_extractor, codec.context_fusion_net):
-        _unactivated(network, 0.7)
-    _unactivated(codec.contextual_encoder, 1.0)
-    _unactivated(codec.contextual_decoder, 0.5)
+        unactivated(network, 0.7)
+    unactivated(codec.contextual_encoder, 1.0)
+    unactivated(codec.contextual_decoder, 0.5)
     keep_variance(codec.feature_adaptor_P, 1.0)
     keep_variance(codec.recon_generation_net.first_conv, 1.0)
     start_flow(codec.optic_flow)
@@ -64,7 +64,7 @@ def start_as_hybrid(codec: "DCVCHEM") -> None:
 @torch.no_grad()
 def start_intra(codec: "DCVCHEMIntra") -> None:
     """Weights of a transform codec."""
-    _draw(codec)
+    draw(codec)
     deviation = PICTURE * _transform_picture(codec)
     _start_priors(codec.y_prior_fusion, codec.y_spatial_prior, deviation)
 
@@ -149,7 +149,7 @@ def _copy_through_unet(unet: nn.Module) -> None:
         silence(layer_of(block.conv, 2, nn.Conv2d), COLOURS)
 
 
-def _draw(codec: nn.Module) -> None:
+def draw(codec: nn.Module) -> None:
     """Variance-preserving weights; what is added to a skip starts small."""
     for layer in codec.modules():
         if isinstance(layer, nn.Conv2d):
@@ -171,7 +171,7 @@ def _draw(codec: nn.Module) -> None:
                 keep_variance(up.inner, 0.7)
 
 
-def _unactivated(network: nn.Module, gain: float) -> None:
+def unactivated(network: nn.Module, gain: float) -> None:
     """Weights of the layers right below, which are sums of several tensors and no activation."""
     for layer in network.children():
         if isinstance(layer, nn.Conv2d | SubpelConv):

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcodecs.layers import GroupedConv, conv
+from vcodecs.layers import GroupedConv, conv, layer_of
 from vcodecs.motion import MovedGroups, warp
 
+WIDE = 4
+"""So many times wider is a block's second half inside."""
 MOST_INSIDE = 1024
 """Widest inside of a block's second half, as long as that is twice its outputs."""
 FARTHEST = 40.0
@@ -22,12 +24,16 @@ class DepthConvBlock(nn.Module):
     changes), block.1.conv.0, block.1.conv.2.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, wide: int = WIDE) -> None:
         super().__init__()
-        self.block = nn.Sequential(DepthwiseHalf(inputs, outputs), PointwiseHalf(outputs))
+        self.block = nn.Sequential(DepthwiseHalf(inputs, outputs), PointwiseHalf(outputs, wide))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x)
+
+    def halves(self) -> tuple["DepthwiseHalf", "PointwiseHalf"]:
+        """The depthwise half, then the pointwise one."""
+        return layer_of(self.block, 0, DepthwiseHalf), layer_of(self.block, 1, PointwiseHalf)
 
 
 class DepthwiseHalf(nn.Module):
@@ -48,9 +54,9 @@ class DepthwiseHalf(nn.Module):
 class PointwiseHalf(nn.Module):
     """x + lrelu(conv(lrelu(conv(x)))), slope 0.1, wide inside."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, wide: int = WIDE) -> None:
         super().__init__()
-        inside = max(min(4 * channels, MOST_INSIDE), 2 * channels)
+        inside = max(min(wide * channels, MOST_INSIDE), 2 * channels)
         self.conv = nn.Sequential(
             conv(channels, inside, 1),
             nn.LeakyReLU(0.1),

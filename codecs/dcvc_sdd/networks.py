@@ -4,6 +4,8 @@ Rate factors act inside the transforms, at half the frame's size: encoder and de
 feature there. They are tensors (1 or N, C, 1, 1).
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,8 @@ class MotionEncoder(nn.Module):
         a = w.motion
         self.enc_1 = nn.Sequential(DownBlock(4, a), _blocks(w))
         self.enc_2 = DownBlock(a, a)
-        self.adaptor_0 = DepthConvBlock(a, a)
-        self.adaptor_1 = DepthConvBlock(2 * a, a)
+        self.adaptor_0 = DepthConvBlock(a, a, w.wide)
+        self.adaptor_1 = DepthConvBlock(2 * a, a, w.wide)
         self.enc_3 = nn.Sequential(DownBlock(a, a), _blocks(w), conv(a, w.motion_latent, 3, 2))
 
     def forward(self, motion: Tensor, before: Tensor | None, factor: Tensor) -> Tensor:
@@ -103,9 +105,8 @@ class ContextualDecoder(nn.Module):
 
 def unet(w: Widths) -> UNet:
     """Refines the feature at three scales; every block of it is a depthwise one."""
-    return UNet(
-        w.feature, w.feature, w.unet, DepthConvBlock, lambda width: DepthConvBlock(width, width)
-    )
+    block = partial(DepthConvBlock, wide=w.wide)
+    return UNet(w.feature, w.feature, w.unet, block, lambda width: block(width, width))
 
 
 def hyper_decoder(channels: int) -> nn.Sequential:
@@ -119,18 +120,18 @@ def hyper_decoder(channels: int) -> nn.Sequential:
     )
 
 
-def spatial_prior(channels: int) -> nn.Sequential:
+def spatial_prior(channels: int, wide: int) -> nn.Sequential:
     """The common part of steps 2 to 4: scales and means of a latent of so many channels."""
     return nn.Sequential(
-        DepthConvBlock(3 * channels, 3 * channels),
-        DepthConvBlock(3 * channels, 3 * channels),
-        DepthConvBlock(3 * channels, 2 * channels),
+        DepthConvBlock(3 * channels, 3 * channels, wide),
+        DepthConvBlock(3 * channels, 3 * channels, wide),
+        DepthConvBlock(3 * channels, 2 * channels, wide),
     )
 
 
 def _blocks(w: Widths, inputs: int | None = None) -> nn.Module:
     """The motion coder's blocks in a row, behind one that changes the width where it differs."""
-    blocks = in_a_row(w.motion_depth, lambda: DepthConvBlock(w.motion, w.motion))
+    blocks = in_a_row(w.motion_depth, lambda: DepthConvBlock(w.motion, w.motion, w.wide))
     if inputs in (None, w.motion):
         return blocks
-    return nn.Sequential(DepthConvBlock(inputs, w.motion), blocks)
+    return nn.Sequential(DepthConvBlock(inputs, w.motion, w.wide), blocks)

@@ -17,7 +17,8 @@ class Widths:
     at quarter size. `contextual` (1/2, 1/4, 1/8), `contextual_depth` (blocks there), `unet` and
     `decoded`: of the contextual coder. `latent`; `temporal`: inside the temporal prior. `motion`
     and `motion_depth`: inside the motion coder; `motion_latent`. `groups` and `offsets`: of offset
-    diversity, its groups and the width of the network that steers it. `flow`: of SpyNet.
+    diversity, its groups and the width of the network that steers it. `wide`: how many times wider
+    depthwise blocks' second halves are inside. `flow`: of SpyNet.
     """
 
     contexts: tuple[int, int, int] = (48, 64, 96)
@@ -35,6 +36,7 @@ class Widths:
     motion_latent: int = 64
     groups: int = 16
     offsets: int = 64
+    wide: int = 4
     flow: tuple[int, int, int, int] = (32, 64, 32, 16)
 
 
@@ -82,19 +84,20 @@ PRESETS: dict[str, Widths] = {
         temporal=1536,
     ),
     "small": Widths(
-        contexts=(24, 32, 48),
-        feature=24,
-        mining=(24, 32, 48),
-        contextual=(32, 48, 48),
-        unet=(16, 32, 64),
-        decoded=16,
-        latent=64,
-        temporal=48,
-        motion=32,
-        motion_latent=32,
-        groups=8,
-        offsets=32,
-        flow=(16, 32, 16, 8),
+        contexts=(16, 16, 24),
+        feature=16,
+        mining=(16, 16, 24),
+        contextual=(24, 24, 32),
+        unet=(16, 24, 24),
+        decoded=12,
+        latent=48,
+        temporal=16,
+        motion=24,
+        motion_latent=16,
+        groups=4,
+        offsets=16,
+        wide=2,
+        flow=(12, 12, 8, 8),
     ),
     "tiny": Widths(
         contexts=(16, 16, 16),
@@ -113,3 +116,5 @@ PRESETS: dict[str, Widths] = {
     ),
 }
 """By name, the smallest last."""
+OURS = ("small", "tiny")
+"""Those that no paper has; they begin with weights of a classical codec."""

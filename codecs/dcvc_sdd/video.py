@@ -29,7 +29,7 @@ from vcodecs.dcvc_sdd.networks import (
     spatial_prior,
     unet,
 )
-from vcodecs.dcvc_sdd.presets import PRESETS, Widths
+from vcodecs.dcvc_sdd.presets import OURS, PRESETS, Widths
 from vcodecs.dcvc_sdd.prior import (
     RATES,
     SMALLEST_STEP,
@@ -38,8 +38,9 @@ from vcodecs.dcvc_sdd.prior import (
     parameters,
     quantise,
 )
+from vcodecs.dcvc_sdd.start import start_as_hybrid
 from vcodecs.entropy import BitEstimator, LaplaceBits, noisy, rounded
-from vcodecs.layers import Bound, conv
+from vcodecs.layers import Bound, conv, has_values
 from vcodecs.motion import SpyNet, halved_flow, warp
 
 State = tuple[Tensor, Tensor]
@@ -63,6 +64,8 @@ class DCVCSDD(VideoCodec):
         self._build_picture(w)
         self.laplace = LaplaceBits()
         self.step_bound = Bound(SMALLEST_STEP)
+        if preset in OURS and has_values(self):
+            start_as_hybrid(self)
 
     def _build_factors(self, w: Widths) -> None:
         half = w.contextual[0]
@@ -82,14 +85,14 @@ class DCVCSDD(VideoCodec):
         self.mv_encoder = MotionEncoder(w)
         self.mv_hyper_prior_encoder = hyper_encoder(m, m)
         self.mv_hyper_prior_decoder = hyper_decoder(m)
-        self.mv_y_prior_fusion_adaptor_0 = DepthConvBlock(m, 2 * m)
-        self.mv_y_prior_fusion_adaptor_1 = DepthConvBlock(2 * m, 2 * m)
+        self.mv_y_prior_fusion_adaptor_0 = DepthConvBlock(m, 2 * m, w.wide)
+        self.mv_y_prior_fusion_adaptor_1 = DepthConvBlock(2 * m, 2 * m, w.wide)
         self.mv_y_prior_fusion = nn.Sequential(
-            DepthConvBlock(2 * m, 3 * m), DepthConvBlock(3 * m, 3 * m)
+            DepthConvBlock(2 * m, 3 * m, w.wide), DepthConvBlock(3 * m, 3 * m, w.wide)
         )
         for step in (1, 2, 3):
             setattr(self, f"mv_y_spatial_prior_adaptor_{step}", conv(4 * m, 3 * m, 1))
-        self.mv_y_spatial_prior = spatial_prior(m)
+        self.mv_y_spatial_prior = spatial_prior(m, w.wide)
         self.mv_decoder = MotionDecoder(w)
         self.bit_estimator_z_mv = BitEstimator(m)
 
@@ -124,14 +127,14 @@ class DCVCSDD(VideoCodec):
         self.temporal_prior_encoder = activated(
             conv(quarter, w.temporal, 3, 2), conv(w.temporal, y, 3, 2), slope=0.1
         )
-        self.y_prior_fusion_adaptor_0 = DepthConvBlock(2 * y, 3 * y)
-        self.y_prior_fusion_adaptor_1 = DepthConvBlock(3 * y, 3 * y)
+        self.y_prior_fusion_adaptor_0 = DepthConvBlock(2 * y, 3 * y, w.wide)
+        self.y_prior_fusion_adaptor_1 = DepthConvBlock(3 * y, 3 * y, w.wide)
         self.y_prior_fusion = nn.Sequential(
-            DepthConvBlock(3 * y, 3 * y), DepthConvBlock(3 * y, 3 * y)
+            DepthConvBlock(3 * y, 3 * y, w.wide), DepthConvBlock(3 * y, 3 * y, w.wide)
         )
         for step in (1, 2, 3):
             setattr(self, f"y_spatial_prior_adaptor_{step}", conv(4 * y, 3 * y, 1))
-        self.y_spatial_prior = spatial_prior(y)
+        self.y_spatial_prior = spatial_prior(y, w.wide)
         self.contextual_decoder = ContextualDecoder(w)
         self.recon_generation_net = Reconstruction(
             w.decoded + w.contexts[0], w.feature, lambda: unet(w)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 NONE = -1
 """No channel: what comes from a constant."""
-MOST = 2_000_000
-"""Ties of one trace; a codec of full width has some hundred thousand."""
+MOST = 4_000_000
+"""Ties that are kept; a codec of full width has some hundred thousand different ones."""
 
 
 class TooManyError(Exception):
@@ -47,15 +47,17 @@ class Atoms:
         a, b = a.reshape(-1), b.reshape(-1)
         unlike = (a != b) & (a >= 0) & (b >= 0)
         pairs = torch.stack((a[unlike], b[unlike]), 1)
-        if len(pairs) > 1:
-            codes = torch.unique(pairs[:, 0] * self.total + pairs[:, 1])
-            pairs = torch.stack((codes // self.total, codes % self.total), 1)
+        pairs = _once(pairs.cpu())
         self._count += len(pairs)
         self._classes = []
-        if self._count > MOST:
-            raise TooManyError
         if len(pairs):
-            self._ties.append(pairs.cpu())
+            self._ties.append(pairs)
+        if self._count > MOST:
+            # Every P frame of a trace ties much the same channels as the one before.
+            self._ties = [_once(torch.cat(self._ties))]
+            self._count = len(self._ties[0])
+            if self._count > MOST // 2:
+                raise TooManyError
 
     def classes(self) -> list[int]:
         """By atom the smallest atom that it goes together with."""
@@ -80,3 +82,9 @@ class Atoms:
         """Every layer and side with its atoms."""
         for (layer, side), (start, count) in self.starts.items():
             yield layer, side, range(start, start + count)
+
+
+def _once(pairs: Tensor) -> Tensor:
+    """Each of `pairs` (n, 2) of numbers below 2^31 once."""
+    codes = torch.unique(pairs[:, 0] << 32 | pairs[:, 1])
+    return torch.stack((codes >> 32, codes & 0xFFFFFFFF), 1)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lvc.pictures import SIZE_MULTIPLE
 from prune.groups.follower import Follower
 from prune.groups.operations import Book
 from vcodecs import Reference, VideoCodec
@@ -43,7 +42,7 @@ def trace(codec: VideoCodec, units: str = "heads") -> Traced:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         device = next(codec.parameters()).device
-        frame = torch.rand(1, 3, SIZE_MULTIPLE, SIZE_MULTIPLE, device=device)
+        frame = torch.rand(1, 3, codec.multiple, codec.multiple, device=device)
         try:
             references = _references(codec.eval(), frame)
             codec.requires_grad_(True)  # what leads to a result is read from autograd's graph

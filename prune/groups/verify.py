@@ -17,7 +17,6 @@ import torchvision
 from torch.nn.modules.batchnorm import _NormBase
 
 import prune
-from lvc.pictures import SIZE_MULTIPLE
 from prune.groups.channels import Group
 from prune.groups.leaves import is_reparametrised
 from prune.groups.removal import remove_from
@@ -41,7 +40,7 @@ def verify_groups(codec: VideoCodec, groups: Sequence[Group]) -> dict[str, str]:
     """By name the groups that cannot be removed, and why; each is found by halving the rest."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        frames = torch.rand(3 + codec.turns, 3, SIZE_MULTIPLE, SIZE_MULTIPLE)
+        frames = torch.rand(3 + codec.turns, 3, codec.multiple, codec.multiple)
         if has_values(codec):
             shaken = _shaken(codec, frames)
         else:  # then there is nothing to compare but whether it still fits together

@@ -12,6 +12,7 @@ from lvc.bundle import BUNDLE, BundleNetworks
 from lvc.errors import UserError
 from lvc.pictures import padded
 from lvc.program import Networks, decompress
+from prune.onnx_export.bundle import level_folder
 from vcodecs import VideoCodec
 from vcodecs.coding import TorchNetworks, can_code, compress
 
@@ -25,7 +26,7 @@ def check_decodes(codec: VideoCodec, receiver: Networks, clip: Tensor, what: str
     Returns how many frames were decoded. UserError where a symbol differs; `what` is decoding.
     """
     networks = TorchNetworks(codec)
-    frames = [padded(frame[None].float().cpu().numpy()) for frame in clip[:LONGEST]]
+    frames = [padded(frame[None].float().cpu().numpy(), codec.multiple) for frame in clip[:LONGEST]]
     alone = codes_pictures(networks)
     here = there = {} if alone else {"reference": frames[0]}
     rate = codec.rates()[0]
@@ -46,7 +47,7 @@ def check_decodes(codec: VideoCodec, receiver: Networks, clip: Tensor, what: str
 
 def codes_pictures(networks: TorchNetworks) -> bool:
     """Whether no graph looks at anything of the frame before."""
-    graphs = networks.codec.decoder_graphs(64, 64)
+    graphs = networks.codec.decoder_graphs(networks.multiple, networks.multiple)
     needed = {name for graph in graphs for name in graph.inputs}
     return not any(name == "reference" or name.startswith("previous_") for name in needed)
 
@@ -59,6 +60,9 @@ def check_bundle(codec: VideoCodec, folder: Path, clip: Tensor) -> int:
     """
     if not can_code(codec):
         return 0
+    if codec.levels > 1:
+        each = range(codec.levels)
+        return sum(check_bundle(codec.at_level(i), folder / level_folder(i), clip) for i in each)
     try:
         networks = BundleNetworks(folder)
         if size := networks.bundle["size"]:

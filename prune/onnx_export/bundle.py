@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from lvc.bundle import BUNDLE, ENTROPY, FORMAT, file_hash, session
 from lvc.files import atomic_write, replacing
-from lvc.pictures import SIZE_MULTIPLE
+from lvc.levels import FORMAT as LEVELS_FORMAT
+from lvc.levels import LEVELS
 from lvc.steps import Step
 from prune.onnx_export.deformable import onnx_translations
 from prune.onnx_export.refusal import explained
@@ -37,7 +38,7 @@ TOLERANCE = 1e-4
 SMOOTH = 16
 Case = tuple[torch.nn.Module, dict[str, np.ndarray]]
 """A module to export, and inputs to try it with."""
-LARGEST = 128  # frames of dynamic bundles: up to 128 x 64 = 8192 pixels a side
+LARGEST = 128  # frames of dynamic bundles: up to 128 blocks, 8192 pixels of 64, a side
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,19 @@ def export_bundle(
 ) -> float:
     """Write the bundle to `folder`; returns the largest relative difference to torch.
 
-    `deformable`: what deformable convolutions become. Torch computes them by its own operator.
+    Of a codec of several levels it is a bundle for each, and a list of them. `deformable`: what
+    deformable convolutions become. Torch computes them by its own operator.
     UserError when a graph cannot be exported, or onnxruntime and torch differ by more than 1e-4 in
     any output: then nothing that claims to be a bundle is left behind.
     """
     folder = Path(folder)
+    if codec.levels > 1:
+        return _export_levels(codec, folder, size, deformable)
     # Until it is whole again there is no bundle here, whatever an earlier export left.
     (folder / BUNDLE).unlink(missing_ok=True)
     folded = fold(codec).cpu()
-    # A side that is one block of 64 would be traced as a constant.
-    least = 2 * SIZE_MULTIPLE if size.dynamic else SIZE_MULTIPLE
+    # A side that is one block would be traced as a constant.
+    least = 2 * codec.multiple if size.dynamic else codec.multiple
     graphs = folded.decoder_graphs(max(size.height, least), max(size.width, least))
     worst = 0.0
     entries = []
@@ -83,12 +87,30 @@ def export_bundle(
         "rates": list(codec.rates()),
         "opset": OPSET,
         **({"deformable": deformable} if has_deformable(codec) else {}),
-        "size_multiple": SIZE_MULTIPLE,
+        "size_multiple": codec.multiple,
         "size": None if size.dynamic else [graphs[0].size[0], graphs[0].size[1]],
         "graphs": entries,
         "coding": _coding(codec, folder),
     }
     atomic_write(folder / BUNDLE, json.dumps(bundle, indent=2) + "\n")
+    return worst
+
+
+def level_folder(level: int) -> str:
+    """Where the bundle of a level is, in the folder of them all."""
+    return f"level_{level}"
+
+
+def _export_levels(codec: VideoCodec, folder: Path, size: Size, deformable: Operator) -> float:
+    """A bundle for each level of a codec that has several, and the list of them."""
+    (folder / LEVELS).unlink(missing_ok=True)
+    worst, listed = 0.0, []
+    for level in range(codec.levels):
+        name = level_folder(level)
+        worst = max(worst, export_bundle(codec.at_level(level), folder / name, size, deformable))
+        listed.append({"folder": name, "sha256": file_hash(folder / name / BUNDLE)})
+    content = {"format": LEVELS_FORMAT, "weights": identity(codec), "levels": listed}
+    atomic_write(folder / LEVELS, json.dumps(content, indent=2) + "\n")
     return worst
 
 
@@ -142,15 +164,17 @@ def _write_onnx(
 
 
 def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
-    shapes = tuple(_dynamic_shape(spec.stride) for spec in graph.inputs.values())
+    shapes = tuple(
+        _dynamic_shape(spec.stride, graph.codec.multiple) for spec in graph.inputs.values()
+    )
     _write_onnx(graph, example_inputs(graph), graph.outputs, shapes if dynamic else None, path)
 
 
-def _dynamic_shape(stride: int) -> dict[int, object]:
+def _dynamic_shape(stride: int, multiple: int) -> dict[int, object]:
     """Sides as multiples of one pair of dimensions, so that all inputs of a graph agree."""
     if stride == 0:
         return {}  # one number a channel, at any size
-    factor = SIZE_MULTIPLE // stride
+    factor = multiple // stride
     sides = [Dim("h", min=1, max=LARGEST), Dim("w", min=1, max=LARGEST)]
     return {2 + i: side if factor == 1 else factor * side for i, side in enumerate(sides)}
 
@@ -159,7 +183,7 @@ def _cases(folded: VideoCodec, name: str, size: Size) -> Iterator[Case]:
     """A graph at the traced size and, where dynamic, at another."""
     sizes = [(size.height, size.width)]
     if size.dynamic:
-        sizes.append((size.height + SIZE_MULTIPLE, max(SIZE_MULTIPLE, size.width // 2)))
+        sizes.append((size.height + folded.multiple, max(folded.multiple, size.width // 2)))
     for sides in sizes:
         graph = next(graph for graph in folded.decoder_graphs(*sides) if graph.name == name)
         yield graph, example_inputs(graph, seed=1)

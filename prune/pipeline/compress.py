@@ -37,15 +37,18 @@ def train_sparse(
     steps: int,
     device: str,
     train: Train,
+    larger: VideoCodec | None = None,
 ) -> tuple[VideoCodec, Kept, Curves]:
     """Masks, budget and distillation in `steps` of `train`; `dense` is left as it was.
+
+    `larger`: a codec of other widths to learn from, in place of the dense one.
 
     Returns the codec with its masked channels at zero, what it keeps, and the curves.
     """
     student = copy.deepcopy(dense).to(device)
     sparsifier = Sparsifier(student, channels, cost, settings, max(1, steps))
     companions: list[Companion] = [sparsifier]
-    companions += distillers(distill, student, dense, channels, None)
+    companions += distillers(distill, student, dense, channels, None, larger)
     student, curves = train(student, companions)
     kept = sparsifier.choose()
     for companion in companions:
@@ -61,10 +64,14 @@ def train_shrunk(
     distill: DistillSection,
     device: str,
     train: Train,
+    larger: VideoCodec | None = None,
 ) -> tuple[VideoCodec, Curves]:
-    """Fine-tune a shrunk codec, with the dense one as its teacher; `dense` is left as it was."""
+    """Fine-tune a shrunk codec, with the dense one as its teacher; `dense` is left as it was.
+
+    `larger` as for `train_sparse`.
+    """
     student = shrunk.to(device)
-    companions = distillers(distill, student, dense, channels, kept)
+    companions = distillers(distill, student, dense, channels, kept, larger)
     student, curves = train(student, companions)
     for companion in companions:
         companion.close()

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from distill import AdaptiveWeights, Distiller, Tap, find_taps
+from distill import AdaptiveWeights, Distiller, Tap, common_taps, find_taps, make_adapters
 from prune.groups.channels import Channels
 from prune.groups.trace import CONVOLUTIONS
 from prune.groups.weights import convolution
@@ -19,18 +19,27 @@ def distillers(
     teacher: VideoCodec,
     channels: Channels,
     kept: dict[str, list[int]] | None,
+    larger: VideoCodec | None = None,
 ) -> list[Distiller]:
     """Companions that distil a copy of `teacher` into `student`; none where the recipe says so.
 
-    `kept`: the channels of a shrunk student by group; None of a masked one.
+    `kept`: the channels of a shrunk student by group; None of a masked one. `larger`: in place of
+    `teacher`, a codec of the same family at other widths, compared through learnt adapters; it is
+    not copied, since it may be very large, but frozen.
     """
     if section.source == "none" or section.weight == 0:
         return []
     device = next(student.parameters()).device
+    weights = AdaptiveWeights(section.momentum, section.adaptive)
+    if larger is not None:
+        larger = larger.to(device, memory_format=torch.channels_last)
+        names = common_taps(student, larger)
+        adapters = make_adapters(student, larger, names)
+        taps = [Tap(name) for name in names]
+        return [Distiller(student, larger, taps, "network", section.weight, weights, adapters)]
     # As the trainer has the student: see there.
     teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last)
     taps = [_tap(channels, teacher, name, kept) for name in find_taps(teacher)]
-    weights = AdaptiveWeights(section.momentum, section.adaptive)
     return [Distiller(student, teacher, taps, section.source, section.weight, weights)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import vcodecs
+from distill import common_taps
 from lvc.encoders import check_encoder
 from prune.data import Source, SourceSpec, check_sources, open_source
 from prune.data.source import too_small
@@ -55,6 +56,7 @@ class Job:
         if output.exists() and not output.is_dir():
             raise UserError(f"{self.recipe.at('output')}: {output} is a file")
         self.teacher  # noqa: B018
+        self.larger_teacher  # noqa: B018
         self._check_training()
         self._check_evaluation()
         self.one_shot()
@@ -91,6 +93,23 @@ class Job:
                 f"weights drawn with seed {self.recipe.seed}; its quality figures mean nothing"
             )
         return codec.eval()
+
+    @cached_property
+    def larger_teacher(self) -> VideoCodec | None:
+        """The codec of the same family that distillation takes in place of the dense one."""
+        section = self.recipe.distill.teacher
+        if section is None:
+            return None
+        path, key = section.checkpoint.path, section.checkpoint.key
+        with self.recipe.blame("distill.teacher"):
+            codec = vcodecs.create(self.teacher.name, section.preset, path, self.base, key).eval()
+            if codec.rates() != self.teacher.rates():
+                raise UserError(
+                    f"{path} has {len(codec.rates())} rate points and {self.teacher.name} "
+                    f"{self.preset} has {len(self.teacher.rates())}: both have to code at the same"
+                )
+            common_taps(self.teacher, codec)
+        return codec
 
     def _without_weights(self) -> VideoCodec:
         section = self.recipe.codec
@@ -200,18 +219,22 @@ class Job:
         section = self.recipe.codec
         inputs = section.model_dump() | {"seed": self.recipe.seed}
         if section.checkpoint is not None:
-            content = checkpoints.find(section.checkpoint.path).read_bytes()
-            inputs["sha256"] = hashlib.sha256(content).hexdigest()
+            inputs["sha256"] = _sha256(section.checkpoint.path)
         return inputs
 
     def training_inputs(self) -> list[Any]:
-        """The training data as far as a listing tells: sources, and how many clips they have."""
+        """The training data as far as a listing tells: sources, and how many clips they have.
+
+        With them the content of another teacher, where there is one.
+        """
         data = self.recipe.data
         listed = [
             [spec.compared(), len(source)]
             for spec, (source, _) in zip(data.train, self.train_sources, strict=True)
         ]
-        return [listed, data.crop, data.batch]
+        larger = self.recipe.distill.teacher
+        known = [] if larger is None else [_sha256(larger.checkpoint.path)]
+        return [listed, data.crop, data.batch, *known]
 
     def measuring_size(self) -> list[Any]:
         """The frame size that the budget is counted at, and of a time what it is measured with."""
@@ -223,3 +246,7 @@ class Job:
     def evaluation_inputs(self) -> list[Any]:
         specs = [spec.compared() for spec in self.recipe.data.eval]
         return [specs, [len(s) for s in self.eval_sources], self.recipe.evaluate.model_dump()]
+
+
+def _sha256(checkpoint: str) -> str:
+    return hashlib.sha256(checkpoints.find(checkpoint).read_bytes()).hexdigest()

@@ -21,9 +21,9 @@ from pydantic import (
 )
 
 from lvc.pictures import SIZE_MULTIPLE
+from lvc.runtimes import Runtime
 from prune.data import SourceSpec
 from prune.evaluation.coding_loop import Bits
-from prune.measure.runtimes import Runtime
 from prune.recipe.reading import Located
 from prune.training.precision import Precision
 from vcodecs.deform import Operator
@@ -238,11 +238,43 @@ class PruneSection(Section):
     )
 
 
+class LargerTeacher(Section):
+    """Another codec of the same family to learn from. A bare string stands for a `checkpoint`."""
+
+    checkpoint: CheckpointSection
+    preset: str | None = Field(None, description="that of the checkpoint where absent")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value
+
+
 class DistillSection(Section):
     source: Literal["local", "network", "none"] = "local"
+    teacher: LargerTeacher | None = Field(
+        None, description="in place of the dense codec: of other widths, features adapted"
+    )
     weight: float = Field(1.0, ge=0)
     adaptive: bool = True
     momentum: float = Field(0.9, ge=0, lt=1, description="of the running distortions")
+
+    @model_validator(mode="after")
+    def _by_its_own_run(self) -> "DistillSection":
+        if self.teacher and self.source != "network":
+            raise ValueError(
+                "a teacher of other widths cannot be fed with the student's features: set source: "
+                "network"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_teachers(self, handler: SerializerFunctionWrapHandler) -> Any:
+        # A run that was begun before there were others goes on: it is made from the same.
+        written = handler(self)
+        if self.teacher is None:
+            written.pop("teacher", None)
+        return written
 
 
 class EvaluateSection(Section):
@@ -261,6 +293,9 @@ class ExportSection(Section):
     dynamic: bool = Field(True, description="any frame size by 64, or just `height` x `width`")
     height: Side = 256
     width: Side = 448
+    precision: Literal["fp32", "int8"] = Field(
+        "fp32", description="int8: of the pruned codec also graphs of 8 bits, in the bundle's int8"
+    )
     deformable: Operator = Field(
         "DeformConv", description="of deformable convolutions; GridSample where a runtime lacks it"
     )

@@ -134,8 +134,8 @@ def _around_coarse_widths(
 ) -> list[int]:
     """The first that meets the budget with one group a width further on and the others after it.
 
-    One width of a group whose channels go in bundles may be more than all that is missing. Where
-    no group helps, the position stays.
+    One width of a group whose channels go several at a time may be more than all that is missing.
+    Where no group helps, the position stays.
     """
     for g in range(len(position)):
         for step in (-1, 1):

@@ -29,7 +29,7 @@ class TimeCost(CostModel):
     ) -> None:
         super().__init__(codec, channels, height, width)
         self.times = times
-        self.frame = round_up(height), round_up(width)
+        self.frame = round_up(height, codec.multiple), round_up(width, codec.multiple)
         """Height and width."""
         self.of = f"time on {times.machine.runtime}"
         work = decoder_work(codec, height, width)
