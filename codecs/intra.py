@@ -49,7 +49,7 @@ class IntraCodec(ABC):
         """Code one picture (1, 3, H, W), RGB in [0, 1]."""
 
     def said(self) -> dict[str, str]:
-        """What a file's header says of it. UserError where no file can hold such I frames."""
+        """A file's header on it. UserError where no file can hold such I frames."""
         raise UserError(f"{self.name}: an .lvc file cannot hold such I frames")
 
     def pictures(self, frames: Tensor, rates: Tensor | None = None) -> Tensor:

@@ -9,5 +9,5 @@ class UserError(Exception):
 
 
 def printable(text: object) -> str:
-    """What of a stranger's text may reach a terminal."""
+    """The part of a stranger's text that may reach a terminal."""
     return "".join(c for c in str(text) if c.isprintable())

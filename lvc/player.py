@@ -88,7 +88,7 @@ class Player:
         return packet.kind == "I" and "weights" not in self.reader.header.intra
 
     def _mismatch(self, packet: Packet, problem: str) -> MismatchError:
-        """Of a packet whose checksum held: the reader looked at it."""
+        """For a packet whose checksum held: the reader looked at it."""
         cause = CODECS if self._is_conventional(packet) else ARITHMETIC
         cause = cause.format(margin=self.reader.header.margin)
         return MismatchError(self.reader.path, packet.frame, packet.offset, problem, cause)

@@ -1,4 +1,4 @@
-"""What runs a bundle's graphs: onnxruntime, or OpenVINO where it is installed, at a precision.
+"""Runtimes of a bundle's graphs: onnxruntime, or OpenVINO where it is installed, at a precision.
 
 In float32 runtimes differ by a rounding error here and there, which a file's margin covers. At a
 lower precision they differ by far more than any margin: graphs that decide how bits are read
@@ -18,7 +18,7 @@ from .errors import UserError
 
 Runtime = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
-"""Of these `int8` is a property of graphs: they hold 8-bit weights, and say where to round."""
+"""`int8` is a property of graphs: they hold 8-bit weights, and say where to round."""
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -61,7 +61,7 @@ class Graph(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """How graphs are run. `threads`: 0 for all; `provider`: of onnxruntime.
+    """The way graphs are run. `threads`: 0 for all; `provider`: of onnxruntime.
 
     `precision` int8 runs graphs that hold 8-bit weights; what else is in them is float32.
     """
@@ -210,7 +210,7 @@ def check_setting(runtime: Runtime, precision: Precision) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """What a runtime raised, whose errors have nothing in common."""
+    """The words of a runtime's error, which errors have nothing in common."""
     return f"{type(error).__name__}: {' '.join(re.sub(r'[^ -~]+', ' ', str(error)).split())[:300]}"
 
 

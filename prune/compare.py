@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from prune import make_callable
-from prune.report.cells import Table, markdown
+from prune.report.cells import ReportTable, markdown
 from prune.report.comparison import comparison, run_names, summary
 from prune.report.schema import load_report
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(table: Table) -> None:
+def _print(table: ReportTable) -> None:
     shown = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("")
     for name in table.header[1:]:

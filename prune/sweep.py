@@ -21,7 +21,7 @@ from prune.progress import be_quiet, console, notice
 from prune.report.sweep import Row, write_sweep
 from prune.sweeps.grid import Sweep, axes_of, expand
 from prune.sweeps.machines import Machines, one_after_another, submitted
-from prune.sweeps.member import MemberRun, Outcome, finished, last_outcome, report_of
+from prune.sweeps.member import Ending, MemberRun, finished, last_outcome, report_of
 from vcodecs import UserError
 
 SUBMITTED = ".submitit"
@@ -34,7 +34,7 @@ def sweep(
     settings: Mapping[str, Any],
     machines: Machines = "here",
     parameters: Mapping[str, Any] | None = None,
-) -> dict[str, Outcome]:
+) -> dict[str, Ending]:
     """Run a recipe's file at every combination of `settings`; how each run ended, by its name.
 
         prune.sweep("recipes/dcvc_hem.yaml", {"prune.budget": [0.5, 0.35], "seed": range(3)})
@@ -48,9 +48,9 @@ def sweep(
 
 def _sweep(
     plan: Sweep, machines: Machines, parameters: Mapping[str, Any], tell: bool
-) -> dict[str, Outcome]:
+) -> dict[str, Ending]:
     with owned(plan.folder):
-        outcomes = {m.name: Outcome(0) for m in plan.members if finished(m)}
+        outcomes = {m.name: Ending(0) for m in plan.members if finished(m)}
         console.print(
             f"{len(plan.members)} runs in {plan.folder}"
             + (f", {len(outcomes)} of them done before" if outcomes else "")
@@ -70,20 +70,20 @@ def _sweep(
 
 def _ends(
     runs: Mapping[str, MemberRun], plan: Sweep, machines: Machines, parameters: Mapping[str, Any]
-) -> Iterator[tuple[str, Outcome]]:
+) -> Iterator[tuple[str, Ending]]:
     if machines == "here":
         return one_after_another(runs)
     return submitted(runs, plan.folder.absolute() / SUBMITTED, machines, parameters)
 
 
-def _tell(name: str, outcome: Outcome) -> None:
+def _tell(name: str, outcome: Ending) -> None:
     if outcome.status:
         notice(outcome.state, f"{name}: {outcome.line}", "yellow")
     else:
         console.print(f"done: {name}")
 
 
-def _write(plan: Sweep, outcomes: Mapping[str, Outcome]) -> None:
+def _write(plan: Sweep, outcomes: Mapping[str, Ending]) -> None:
     """The report over all members as they are now."""
     rows = []
     for member in plan.members:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lvc.fields import QUARTER_STEPS, halves, quarters
 from vcodecs.dcvc_hem.prior import first_half
-from vcodecs.dcvc_sdd.prior import Parameters, fields, quantise
+from vcodecs.dcvc_sdd.prior import Expectation, fields, quantise
 
 SHAPES = st.tuples(st.integers(1, 3).map(lambda n: 4 * n), st.integers(1, 6), st.integers(1, 6))
 
@@ -45,7 +45,7 @@ def coded(latent, step=1.0, training=False):
     """`latent` coded with a prior that tells what it is asked with."""
     asked = []
     like = torch.ones_like(latent)
-    prior = Parameters(like * step, like, like * 0, torch.cat((like, like, like), dim=1))
+    prior = Expectation(like * step, like, like * 0, torch.cat((like, like, like), dim=1))
 
     def expect(number, known):
         asked.append((number, known.clone()))

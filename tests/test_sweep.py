@@ -21,7 +21,7 @@ from prune.report.schema import load_report
 from prune.sweep import FAILED, command
 from prune.sweeps.grid import _name, axes_of, expand
 from prune.sweeps.machines import submitted
-from prune.sweeps.member import MemberRun, Outcome, last_outcome
+from prune.sweeps.member import Ending, MemberRun, last_outcome
 from vcodecs import UserError
 
 BUDGETS = "prune.budget=0.5,0.35"
@@ -222,7 +222,7 @@ def test_a_signal_to_the_sweep_lets_the_run_save_before_both_end(recipe, tmp_pat
     with raised_signals(), pytest.raises(KeyboardInterrupt):
         run()
     assert log().splitlines() == ["ready", "stopped saved"]
-    found = Outcome(**json.loads((folder / "outcome.json").read_text()))
+    found = Ending(**json.loads((folder / "outcome.json").read_text()))
     assert (found.status, found.state, found.line) == (143, "interrupted", "stopped saved")
 
 

@@ -21,7 +21,7 @@ SMALLEST_STEP = 0.5
 """Bound of the elements' quantisation steps."""
 
 
-class Parameters(NamedTuple):
+class Expectation(NamedTuple):
     """A prior's expectation of a latent, each (N, C, h, w): its quantisation step, and scale and
     mean in units of that step; `fused` (N, 3C, h, w): the three as the network gave them."""
 
@@ -35,11 +35,11 @@ Expect = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """From a step (1, 2 or 3) and the latent as known so far to its scale and mean, (N, C, h, w)."""
 
 
-def parameters(fused: Tensor, bound: nn.Module) -> Parameters:
+def parameters(fused: Tensor, bound: nn.Module) -> Expectation:
     """The parts of a fusion network's output (N, 3C, h, w); `bound` keeps steps above 0.5."""
     fused = fused.float()
     step, scale, mean = fused.chunk(3, 1)
-    return Parameters(bound(step), scale, mean, fused)
+    return Expectation(bound(step), scale, mean, fused)
 
 
 def expected(
@@ -63,7 +63,7 @@ def _fields(positions: Sequence[int], place: Tensor, quarter: int) -> Tensor:
     return torch.cat([(place == p).expand(quarter, -1, -1) for p in positions])
 
 
-def quantise(latent: Tensor, prior: Parameters, expect: Expect, training: bool) -> Quantised:
+def quantise(latent: Tensor, prior: Expectation, expect: Expect, training: bool) -> Quantised:
     """Code `latent` (N, C, h, w) in the four steps."""
     scaled = latent / prior.step
     known, residuals, scales = (torch.zeros_like(scaled) for _ in range(3))

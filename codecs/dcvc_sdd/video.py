@@ -33,7 +33,7 @@ from vcodecs.dcvc_sdd.presets import OURS, PRESETS, Widths
 from vcodecs.dcvc_sdd.prior import (
     RATES,
     SMALLEST_STEP,
-    Parameters,
+    Expectation,
     expected,
     parameters,
     quantise,
@@ -245,7 +245,7 @@ class DCVCSDD(VideoCodec):
         """The rate points' share of a factor, (R, 1, 1, 1)."""
         return self.get_parameter(f"{stream}_q_scale_{side}")
 
-    def motion_parameters(self, hyper: Tensor, previous: Tensor | None) -> Parameters:
+    def motion_parameters(self, hyper: Tensor, previous: Tensor | None) -> Expectation:
         """Expectation of the motion latent; `previous` is the last frame's, if any."""
         prior = self.mv_hyper_prior_decoder(hyper)
         if previous is None:
@@ -256,7 +256,7 @@ class DCVCSDD(VideoCodec):
 
     def latent_parameters(
         self, hyper: Tensor, temporal: Tensor, previous: Tensor | None
-    ) -> Parameters:
+    ) -> Expectation:
         """Expectation of the latent; `previous` is the last frame's, if any."""
         known = [temporal, self.contextual_hyper_prior_decoder(hyper)]
         if previous is None:

@@ -14,7 +14,7 @@ from vcodecs.slimvc.presets import Sizes
 KERNEL, FIRST = 5, 9
 """Kernels of the transforms: of most layers, and beside the picture."""
 STRIDE = 12
-"""Of the latent's grid: 3, 2 and 2."""
+"""Strides down to the latent's grid: 3, 2 and 2."""
 
 
 def encoder(make: Maker, sizes: Sequence[Sizes]) -> nn.Sequential:

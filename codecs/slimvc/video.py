@@ -149,7 +149,7 @@ class SlimVC(VideoCodec):
         return levels * count if len(levels) == 1 else levels
 
     def _part_of(self, reference: Reference, mine: list[int], level: int) -> Reference:
-        """What frames of one level read: a latent of another width is made anew of its picture."""
+        """The reference of a level's frames: a latent of another width is made anew."""
         frame = reference.frame[mine]
         if reference.latent is None:
             return Reference(frame)

@@ -160,7 +160,7 @@ def _tie(book: Book, labels: Tensor, dim: int, count: Count, blocks: bool = Fals
 
 
 def _repeated(line: Tensor, count: Count) -> Tensor:
-    """What `times` as many channels are, where those in `line` show it; else no channels."""
+    """`times` as many channels, where those in `line` show it; else no channels."""
     assert count.atoms is not None
     if bool((line.view(-1, count.times) == line.view(-1, count.times)[:, :1]).all()):
         return count.atoms.repeat_interleave(count.times)
@@ -170,7 +170,7 @@ def _repeated(line: Tensor, count: Count) -> Tensor:
 
 
 def tie_cut(book: Book, labels: Tensor, dim: int, *bounds: Any) -> None:
-    """What is cut off a tensor at a number of channels, as y[:, :c] is."""
+    """The channels cut off a tensor at a number of channels, as y[:, :c] is."""
     for bound in bounds:
         known = isinstance(bound, Count) and bound.atoms is not None and bound.times == 1
         if known and bound <= labels.shape[dim]:

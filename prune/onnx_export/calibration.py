@@ -1,4 +1,4 @@
-"""What a bundle's graphs are fed with when real clips are coded."""
+"""Inputs of a bundle's graphs while real clips are coded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

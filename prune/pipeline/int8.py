@@ -24,7 +24,7 @@ from vcodecs.coding import can_code
 from vcodecs.intra import IntraCodec
 
 CLIPS, FRAMES, SIDE = 4, 4, 256
-"""Of the training clips: half of them calibrate, with the others layers are chosen."""
+"""Training clips: half of them calibrate, with the others layers are chosen."""
 LOSS = 0.1
 """Most that P frames of those others may lose, in dB; layers stay float until they do not."""
 FILE = "int8.json"
@@ -32,7 +32,7 @@ FILE = "int8.json"
 
 @dataclass(frozen=True)
 class Chosen:
-    """How many layers have 8 bits, which stay float, and what that costs on training clips."""
+    """The number of layers with 8 bits, those that stay float, and the cost on training clips."""
 
     layers: int
     kept: list[Layer]

@@ -19,7 +19,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows under a header; the first `words` columns are words, the others figures."""
 
     header: tuple[str, ...]
@@ -71,7 +71,7 @@ def markdown_text(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
-def markdown(table: Table) -> str:
+def markdown(table: ReportTable) -> str:
     lines = [
         " | ".join(markdown_text(name) for name in table.header),
         " | ".join("---" if at < table.words else "---:" for at in range(len(table.header))),

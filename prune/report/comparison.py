@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prune.report.cells import Cell, Table, cell, missing, prefixed, signed
+from prune.report.cells import Cell, ReportTable, cell, missing, prefixed, signed
 from prune.report.headlines import bpp_gained, devices, psnr_lost, setting_words, why_unknown
 from prune.report.schema import REPORT_NAME, Part, Quality, Report
 from prune.report.tables import conditions, gate, ratio, where
@@ -26,7 +26,7 @@ def run_names(runs: Sequence[str]) -> list[str]:
     return names
 
 
-def comparison(names: Sequence[str], reports: Sequence[Report]) -> Table:
+def comparison(names: Sequence[str], reports: Sequence[Report]) -> ReportTable:
     """A row per figure that any of the runs has, a column per run."""
     columns = [figures(report) for report in reports]
     keys = list(dict.fromkeys(key for column in columns for key in column))
@@ -40,7 +40,7 @@ def comparison(names: Sequence[str], reports: Sequence[Report]) -> Table:
         )
         for figure, scope in keys
     ]
-    return Table(("", *names), rows)
+    return ReportTable(("", *names), rows)
 
 
 def figures(report: Report) -> dict[tuple[str, str], Cell]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from lvc.files import atomic_write
 from prune.report import cells, charts
-from prune.report.cells import Cell, Table, prefixed, signed
+from prune.report.cells import Cell, ReportTable, prefixed, signed
 from prune.report.headlines import bpp_gained, devices, psnr_lost
 from prune.report.render import environment
 from prune.report.schema import Latency, Quality, Report
@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Column:
     """A figure of a run: its value for charts and means, and how it is written.
 
     `better`: -1 where less is better, 1 where more is.
@@ -50,8 +50,8 @@ class DataSet:
     """Tables and charts of one evaluated data set."""
 
     title: str
-    runs: Table
-    seeds: Table | None
+    runs: ReportTable
+    seeds: ReportTable | None
     charts: list[tuple[str, str]]
 
 
@@ -69,12 +69,12 @@ def write_sweep(rows: Sequence[Row], varied: Sequence[str], title: str, folder: 
         atomic_write(folder / f"{NAME}.{form}", text)
 
 
-def undone(rows: Sequence[Row]) -> Table | None:
+def undone(rows: Sequence[Row]) -> ReportTable | None:
     """Runs without a result, with the last line of each; None where all have one."""
     left = [row for row in rows if row.report is None]
     if not left:
         return None
-    return Table(
+    return ReportTable(
         ("Run", "State", "Last line"),
         [(Cell(row.name), Cell(row.state, TONES[row.state]), Cell(row.line)) for row in left],
         words=3,
@@ -101,22 +101,22 @@ def _data_set(name: str, rows: Sequence[Row], varied: Sequence[str]) -> DataSet:
 # ---------------------------------------------------------------------- measures
 
 
-def _measures(dataset: str, reports: Sequence[Report]) -> list[Measure]:
+def _measures(dataset: str, reports: Sequence[Report]) -> list[Column]:
     """Decibels, bits, MACs and time; the last two as parts of the dense decoder's."""
     entries = [entry for report in reports if (entry := _entry(report, dataset))]
     curves = all(e.bd_psnr_db is not None and e.bd_rate_percent is not None for e in entries)
     if curves:
-        db = Measure("BD-PSNR, dB", lambda r: _of(r, dataset, _bd_psnr), _decibels, better=1)
-        bits = Measure("BD-rate, %", lambda r: _of(r, dataset, _bd_rate), _percent)
+        db = Column("BD-PSNR, dB", lambda r: _of(r, dataset, _bd_psnr), _decibels, better=1)
+        bits = Column("BD-rate, %", lambda r: _of(r, dataset, _bd_rate), _percent)
     else:
-        db = Measure("PSNR, dB", lambda r: _of(r, dataset, _psnr_gained), _decibels, better=1)
-        bits = Measure("bits, %", lambda r: _of(r, dataset, _bits_gained), _percent)
+        db = Column("PSNR, dB", lambda r: _of(r, dataset, _psnr_gained), _decibels, better=1)
+        bits = Column("bits, %", lambda r: _of(r, dataset, _bits_gained), _percent)
     row = _shared_latency(reports)
     return [
         db,
         bits,
-        Measure("decoder MACs, % of dense", _macs_left, _share),
-        Measure("decoder time, % of dense", lambda r: _time_left(r, row), _share),
+        Column("decoder MACs, % of dense", _macs_left, _share),
+        Column("decoder time, % of dense", lambda r: _time_left(r, row), _share),
     ]
 
 
@@ -185,8 +185,8 @@ def _share(value: float) -> str:
 
 
 def _run_table(
-    rows: Sequence[Row], varied: Sequence[str], dataset: str, measures: Sequence[Measure]
-) -> Table:
+    rows: Sequence[Row], varied: Sequence[str], dataset: str, measures: Sequence[Column]
+) -> ReportTable:
     timed = _shared_latency([row.report for row in rows if row.report])
     header = (
         "Run", *varied, *(_heading(measure) for measure in measures), "MACs",
@@ -210,12 +210,12 @@ def _run_table(
                 Cell(duration(sum(row.report.times.values()))),
             )
         )
-    return Table(header, shown, words=1 + len(varied))
+    return ReportTable(header, shown, words=1 + len(varied))
 
 
 def _seed_table(
-    rows: Sequence[Row], varied: Sequence[str], measures: Sequence[Measure]
-) -> Table | None:
+    rows: Sequence[Row], varied: Sequence[str], measures: Sequence[Column]
+) -> ReportTable | None:
     """Means over the seeds, with the least and the largest; None where each has one run."""
     keys = [key for key in varied if key != SEED]
     settings: dict[tuple[str, ...], list[Report]] = {}
@@ -233,14 +233,14 @@ def _seed_table(
         )
         for values, reports in settings.items()
     ]
-    return Table(header, shown, words=len(keys))
+    return ReportTable(header, shown, words=len(keys))
 
 
-def _heading(measure: Measure) -> str:
+def _heading(measure: Column) -> str:
     return measure.title[0].upper() + measure.title[1:]
 
 
-def _figure(measure: Measure, reports: Sequence[Report]) -> Cell:
+def _figure(measure: Column, reports: Sequence[Report]) -> Cell:
     known = [value for report in reports if (value := measure.value(report)) is not None]
     if not known:
         return cells.missing(None)
@@ -253,7 +253,7 @@ def _figure(measure: Measure, reports: Sequence[Report]) -> Cell:
 # ---------------------------------------------------------------------- charts
 
 
-def _pareto(rows: Sequence[Row], good: Measure, cost: Measure) -> str | None:
+def _pareto(rows: Sequence[Row], good: Column, cost: Column) -> str | None:
     points = []
     for row in rows:
         if row.report:

@@ -1,6 +1,16 @@
 """The facts of a report as text: headline figures and tables, the same for pages and terminals."""
 
-from prune.report.cells import MINUS, Cell, Table, cell, digits, missing, prefixed, signed, words
+from prune.report.cells import (
+    MINUS,
+    Cell,
+    ReportTable,
+    cell,
+    digits,
+    missing,
+    prefixed,
+    signed,
+    words,
+)
 from prune.report.schema import (
     PARITY_TOLERANCE,
     AnchorPoint,
@@ -41,7 +51,7 @@ def ratio(spread: Quantiles) -> str:
     return f"{spread.median:.2f}× ({spread.p10:.2f} to {spread.p90:.2f})"
 
 
-def totals(report: Report) -> Table:
+def totals(report: Report) -> ReportTable:
     macs, parameters = report.macs, report.parameters
     rows = [
         pair_row("Decoder, per frame", macs.decoder, "MAC"),
@@ -51,14 +61,14 @@ def totals(report: Report) -> Table:
     ]
     if macs.onnx:
         rows.insert(1, pair_row("Decoder, counted on its ONNX graphs", macs.onnx, "MAC"))
-    return Table(("", "Dense", "Sparse", "Change"), rows)
+    return ReportTable(("", "Dense", "Sparse", "Change"), rows)
 
 
-def modules(report: Report) -> Table:
+def modules(report: Report) -> ReportTable:
     by_module = report.macs.decoder.by_module
     largest = max((pair.dense or 0 for pair in by_module.values()), default=0)
     rows = [pair_row(name, pair, "MAC", largest) for name, pair in by_module.items()]
-    return Table(("Module", "Dense", "Sparse", "Change"), rows)
+    return ReportTable(("Module", "Dense", "Sparse", "Change"), rows)
 
 
 def channels_by_module(report: Report) -> dict[str, tuple[int, int]]:
@@ -73,7 +83,7 @@ def channels_by_module(report: Report) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def groups(report: Report) -> Table:
+def groups(report: Report) -> ReportTable:
     rows = [
         words(
             group.name,
@@ -84,7 +94,7 @@ def groups(report: Report) -> Table:
         )
         for group in (report.channels.groups if report.channels else [])
     ]
-    return Table(("Group", "Layers", "Dense", "Sparse", "Kept"), rows, words=2)
+    return ReportTable(("Group", "Layers", "Dense", "Sparse", "Kept"), rows, words=2)
 
 
 # Latency
@@ -97,7 +107,7 @@ def where(row: Latency) -> str:
     return f"{row.runtime}, {provider}{threads}, {row.precision}, {row.width}×{row.height}"
 
 
-def latency(report: Report) -> Table:
+def latency(report: Report) -> ReportTable:
     rows = [
         (
             Cell(where(row)),
@@ -110,10 +120,10 @@ def latency(report: Report) -> Table:
         for row in report.latency
     ]
     header = ("Measured with", "Dense, ms", "Sparse, ms", "Speed-up", "Runs", "Device")
-    return Table(header, rows)
+    return ReportTable(header, rows)
 
 
-def prediction(expected: Prediction) -> Table:
+def prediction(expected: Prediction) -> ReportTable:
     """A budget in time: predicted against measured, and how far apart they are."""
 
     def row(side: str, predicted: float, measured: float | None) -> tuple[Cell, ...]:
@@ -127,15 +137,15 @@ def prediction(expected: Prediction) -> Table:
         row("dense", expected.dense_ms, expected.measured_dense_ms),
         row("sparse", expected.sparse_ms, expected.measured_sparse_ms),
     ]
-    return Table(("Decoder", "Predicted, ms", "Measured, ms", "Off by"), rows)
+    return ReportTable(("Decoder", "Predicted, ms", "Measured, ms", "Off by"), rows)
 
 
-def breakdown(row: Latency) -> Table:
+def breakdown(row: Latency) -> ReportTable:
     rows = [
         (Cell(graph.name), cell(graph, "dense_ms", digits), cell(graph, "sparse_ms", digits))
         for graph in row.breakdown
     ]
-    return Table(("Graph", "Dense, ms", "Sparse, ms"), rows)
+    return ReportTable(("Graph", "Dense, ms", "Sparse, ms"), rows)
 
 
 # Quality
@@ -147,16 +157,16 @@ def conditions(entry: Quality) -> str:
     return f"{clips} of {entry.frames} frames, I frames by {entry.intra}{bits}"
 
 
-def bd(entry: Quality) -> Table:
+def bd(entry: Quality) -> ReportTable:
     """The Bjøntegaard differences of sparse against dense."""
     rows = [
         (Cell("BD-PSNR"), cell(entry, "bd_psnr_db", lambda v: f"{signed(v, 3)} dB")),
         (Cell("BD-rate"), cell(entry, "bd_rate_percent", lambda v: f"{signed(v, 2)} %")),
     ]
-    return Table(("Sparse against dense", "Difference"), rows)
+    return ReportTable(("Sparse against dense", "Difference"), rows)
 
 
-def rate_points(entry: Quality) -> Table:
+def rate_points(entry: Quality) -> ReportTable:
     sides = ("dense", "sparse")
     rows = [
         (
@@ -168,10 +178,10 @@ def rate_points(entry: Quality) -> Table:
         for point in entry.points
     ]
     header = ("Rate", "bpp dense", "bpp sparse", "PSNR dense, dB", "PSNR sparse, dB")
-    return Table((*header, "MS-SSIM dense", "MS-SSIM sparse"), rows)
+    return ReportTable((*header, "MS-SSIM dense", "MS-SSIM sparse"), rows)
 
 
-def clips(entry: Quality) -> Table:
+def clips(entry: Quality) -> ReportTable:
     rows = [
         (
             Cell(point.clip),
@@ -186,15 +196,15 @@ def clips(entry: Quality) -> Table:
         for point in entry.clips_detail
     ]
     header = ("Clip", "Rate", "PSNR dense, dB", "PSNR sparse, dB", "PSNR lost, dB")
-    return Table((*header, "bpp dense", "bpp sparse", "bpp gained"), rows, words=2)
+    return ReportTable((*header, "bpp dense", "bpp sparse", "bpp gained"), rows, words=2)
 
 
-def anchors(entry: Quality) -> Table:
+def anchors(entry: Quality) -> ReportTable:
     rows = [
         words(_at_qp(anchor), f"{anchor.bpp:.4f}", f"{anchor.psnr:.2f}")
         for anchor in entry.anchors or []
     ]
-    return Table(("Anchor", "bpp", "PSNR, dB"), rows)
+    return ReportTable(("Anchor", "bpp", "PSNR, dB"), rows)
 
 
 def _at_qp(anchor: AnchorPoint) -> str:
@@ -213,7 +223,7 @@ def gate(report: Report, field: str) -> Cell:
     return Cell(shown.text, "good" if value <= PARITY_TOLERANCE[field] else "bad")
 
 
-def gates(report: Report) -> Table:
+def gates(report: Report) -> ReportTable:
     verdicts = {"good": "passed", "bad": "failed", "missing": "not measured"}
     names = {
         "masked_vs_shrunk": "Masked against shrunk network",
@@ -228,24 +238,24 @@ def gates(report: Report) -> Table:
     if count := report.parity.decoded_frames:
         each = ("Frames coded with torch, decoded by onnxruntime", f"{count} of {count}", "all")
         rows.append((*map(Cell, each), Cell("passed", "good")))
-    return Table(("Gate", "Largest relative deviation", "Tolerance", "Verdict"), rows)
+    return ReportTable(("Gate", "Largest relative deviation", "Tolerance", "Verdict"), rows)
 
 
-def environment(report: Report) -> Table:
+def environment(report: Report) -> ReportTable:
     names = {"leanvc": "leanvc", "commit": "Commit", "python": "Python", "torch": "torch"}
     rows = [
         (Cell(name), cell(report.environment, field, str))
         for field, name in (names | {"cpu": "CPU"}).items()
     ]
-    return Table(("", ""), [*rows, words("GPU", report.environment.gpu or "none")], words=2)
+    return ReportTable(("", ""), [*rows, words("GPU", report.environment.gpu or "none")], words=2)
 
 
-def times(report: Report) -> Table:
+def times(report: Report) -> ReportTable:
     rows = [words(step, duration(seconds)) for step, seconds in report.times.items()]
-    return Table(("Step", "Time"), rows)
+    return ReportTable(("Step", "Time"), rows)
 
 
-def training(report: Report) -> Table:
+def training(report: Report) -> ReportTable:
     """Each stage by its last logged values."""
     fields = ("loss", "psnr", "bpp", "keep", "budget")
     rows = []
@@ -254,7 +264,7 @@ def training(report: Report) -> Table:
         shown = (digits(value[0]) if value else "not logged" for value in last.values())
         rows.append(words(curve.stage, curve.step[-1] if curve.step else "none", *shown))
     header = ("Stage", "Last step", "Loss", "PSNR, dB", "bpp", "Kept share", "Budget")
-    return Table(header, rows)
+    return ReportTable(header, rows)
 
 
 def duration(seconds: float) -> str:

@@ -56,8 +56,10 @@ class CostModel:
         self.fetching = torch.tensor(shares, dtype=torch.float64)
 
     def _add_products(self, codec: VideoCodec, channels: Channels, size: tuple[int, int]) -> None:
-        """What is no layer's, as the products of an attention, falls with each group evenly: by how
-        much is counted on a decoder that lacks one unit of it."""
+        """The part that is no layer's, as an attention's products, falls evenly with each group.
+
+        By how much is counted on a decoder that lacks one unit of it.
+        """
         rows = [i for i, name in enumerate(self.layers) if not _has_widths(codec, name)]
         if not rows:
             return

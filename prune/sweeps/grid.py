@@ -20,7 +20,7 @@ OUTPUT = "output"
 
 
 @dataclass(frozen=True)
-class Member:
+class SweepRun:
     """One run of a sweep. `values`: what varies, as it was written, by its dotted key."""
 
     name: str
@@ -40,7 +40,7 @@ class Sweep:
     recipe: Path
     folder: Path
     varied: tuple[str, ...]
-    members: tuple[Member, ...]
+    members: tuple[SweepRun, ...]
 
 
 def axes_of(values: Mapping[str, Sequence[Any] | Any]) -> list[str]:
@@ -72,7 +72,9 @@ def expand(path: str | Path, settings: Sequence[str]) -> Sweep:
         overrides = [*common, *(f"{key}={value}" for key, value in values.items())]
         overrides = [o for o in overrides if not o.startswith(f"{OUTPUT}=")]
         overrides.append(f"{OUTPUT}={_as_yaml(str(folder / name))}")
-        members.append(Member(name, values, tuple(overrides), load_recipe(path, overrides, Recipe)))
+        members.append(
+            SweepRun(name, values, tuple(overrides), load_recipe(path, overrides, Recipe))
+        )
     return Sweep(Path(path), folder, tuple(varied), tuple(members))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lvc.files import atomic_write
 from prune.progress import console
-from prune.sweeps.member import MemberRun, Outcome
+from prune.sweeps.member import Ending, MemberRun
 from vcodecs import UserError
 
 Machines = Literal["here", "local", "slurm"]
@@ -26,7 +26,7 @@ JOBS = "jobs.json"
 UNDER_WAY = {"PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"}
 
 
-def one_after_another(runs: Mapping[str, MemberRun]) -> Iterator[tuple[str, Outcome]]:
+def one_after_another(runs: Mapping[str, MemberRun]) -> Iterator[tuple[str, Ending]]:
     """The end of each run by its name."""
     for number, (name, run) in enumerate(runs.items(), 1):
         console.print(f"run {number} of {len(runs)}: {name}")
@@ -35,7 +35,7 @@ def one_after_another(runs: Mapping[str, MemberRun]) -> Iterator[tuple[str, Outc
 
 def submitted(
     runs: Mapping[str, MemberRun], folder: Path, machines: Machines, parameters: Mapping[str, Any]
-) -> Iterator[tuple[str, Outcome]]:
+) -> Iterator[tuple[str, Ending]]:
     """The same of runs on other machines, in the order in which they end.
 
     `folder`: where submitit keeps what it sends. `parameters`: as submitit names them, such as
@@ -86,13 +86,13 @@ def _known_jobs(folder: Path, machines: Machines, runs: Mapping[str, MemberRun])
     return {name: job for name, job in jobs.items() if job.state.split()[0] in UNDER_WAY}
 
 
-def _outcome(job: Any) -> Outcome:
-    """What a job returned; for one that came to no end, the last that is known of it."""
+def _outcome(job: Any) -> Ending:
+    """A job's result; for one that came to no end, the last that is known of it."""
     try:
         return job.result()
     except Exception as error:  # whatever ended the job, pickled there and raised here
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return Outcome(1, lines[-1] if lines else type(error).__name__)
+        return Ending(1, lines[-1] if lines else type(error).__name__)
 
 
 def _submitit() -> Any:

@@ -14,18 +14,18 @@ from pydantic import ValidationError
 from lvc.files import atomic_write
 from prune.recipe.schema import Recipe
 from prune.report.schema import REPORT_NAME, Report, load_report
-from prune.sweeps.grid import Member
+from prune.sweeps.grid import SweepRun
 from vcodecs import UserError
 
 OUTCOME = "outcome.json"
 OUTPUT = "output.txt"
-"""What the last start of a run has told, in its folder."""
+"""The file in a run's folder with what its last start has told."""
 INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
 """Exit statuses of a run that saved what it had."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Ending:
     """The end of a run: its exit status, the last line that it told, its seconds."""
 
     status: int
@@ -39,7 +39,7 @@ class Outcome:
         return "interrupted" if self.status in INTERRUPTED else "failed"
 
 
-def finished(member: Member) -> Report | None:
+def finished(member: SweepRun) -> Report | None:
     """The report of a member that is done, and by the very recipe that it has now.
 
     Settings that came into recipes since count as their defaults.
@@ -55,7 +55,7 @@ def finished(member: Member) -> Report | None:
     return report if dumps[0] == dumps[1] else None
 
 
-def report_of(member: Member) -> Report | None:
+def report_of(member: SweepRun) -> Report | None:
     if not (member.folder / REPORT_NAME).exists():
         return None
     try:
@@ -64,10 +64,10 @@ def report_of(member: Member) -> Report | None:
         return None  # of another version, or damaged: the run writes it anew
 
 
-def last_outcome(member: Member) -> Outcome | None:
+def last_outcome(member: SweepRun) -> Ending | None:
     """The end of the last start of a member, where one has ended."""
     try:
-        return Outcome(**json.loads((member.folder / OUTCOME).read_text(encoding="utf-8")))
+        return Ending(**json.loads((member.folder / OUTCOME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -87,7 +87,7 @@ class MemberRun:
     command: tuple[str, ...] = (sys.executable, "-m", "prune.run")
     process: Any = field(default=None, compare=False)
 
-    def __call__(self) -> Outcome:
+    def __call__(self) -> Ending:
         """The run's end. A signal that comes meanwhile is the run's, and raised behind its end."""
         folder, begun = Path(self.folder), time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class MemberRun:
         if status < 0:
             memory = ", most likely for its memory" if status == -signal.SIGKILL else ""
             line = f"killed by signal {-status}{memory}"
-        outcome = Outcome(
+        outcome = Ending(
             status if status >= 0 else 128 - status,
             line or f"ended with status {status} without a word",
             round(time.monotonic() - begun, 1),

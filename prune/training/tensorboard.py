@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training: figures, channels kept by module, decoded frames.
+"""A training in TensorBoard: figures, channels kept by module, decoded frames.
 
 Written where the recipe asks for it (`train.tensorboard`); tensorboard is an optional extra and is
 imported then. Nothing that is trained changes by it.
