@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -91,7 +92,7 @@ def _receiver(folder: Path | None, networks: TorchNetworks) -> Networks | None:
     bundle = open_networks(folder, networks.margin)
     if bundle.identity != networks.identity:
         raise UserError(f"--bundle {folder}: was exported from other weights than are given")
-    return bundle
+    return cast(Networks, bundle)
 
 
 def _decode(given: argparse.Namespace) -> None:

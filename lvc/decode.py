@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from .container import Header, Reader
 from .display import UNSTATED, Display
@@ -51,7 +52,7 @@ def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, I
     def bundle(place: Path, intra: bool) -> tuple[Networks, str]:
         networks = open_networks(place, header.margin, threads, intra=intra)
         networks.check_size(header.height, header.width)
-        return networks, str(place)
+        return cast(Networks, networks), str(place)
 
     return opened(
         header, lambda: bundle(folder, False), lambda: bundle(folder / INTRA_FOLDER, True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcodecs.entropy import BitEstimator
-from vcodecs.layers import GDN, conv, deconv
+from vcodecs.layers import GDN, bias_of, conv, deconv
 
 Parts = tuple[int, ...]
 """Channels of the parts of a layer's inputs or outputs."""
@@ -46,6 +46,8 @@ class Slimmable(nn.Module):
 class SlimConv(Slimmable):
     """A convolution; weight (outputs, inputs, k, k) of the widest level."""
 
+    bias: Tensor | None
+
     def __init__(
         self,
         inputs: Sequence[Parts],
@@ -57,7 +59,7 @@ class SlimConv(Slimmable):
         super().__init__(inputs, outputs)
         widest = conv(sum(inputs[-1]), sum(outputs[-1]), kernel, stride)
         self.weight, self.stride, self.padding = widest.weight, stride, kernel // 2
-        self.register_parameter("bias", widest.bias if bias else None)
+        self.register_parameter("bias", nn.Parameter(bias_of(widest)) if bias else None)
 
     def at(self, level: int) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a level."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GAIN = 6.0
 """Gain of the latent: coefficients are quantised by 1/6."""
 STRIDES = (3, 2, 2)
+Convolution = SlimConv | SlimDeconv | nn.Conv2d | nn.ConvTranspose2d
 NORMALISATION = 1e-6
 """The diagonal of GDN's gamma: even large coefficients pass nearly unchanged."""
 FAINT = 0.002
@@ -50,7 +51,7 @@ def _transform(codec: "SlimVC", bases: list[Tensor]) -> None:
     """Picture to latent and back."""
     gains = (1.0, 1.0, GAIN)
     for index, stride, basis, gain in zip((0, 2, 4), STRIDES, bases, gains, strict=True):
-        down, up = codec.encoder[index], codec.decoder[5 - index]
+        down, up = _layer(codec.encoder, index), _layer(codec.decoder, 5 - index)
         middle = down.weight.shape[-1] // 2
         taps = slice(middle - (stride - 1) // 2, middle - (stride - 1) // 2 + stride)
         down.weight.mul_(FAINT)
@@ -65,7 +66,8 @@ def _transform(codec: "SlimVC", bases: list[Tensor]) -> None:
 
 def _keep_variance(layer: SlimConv | SlimDeconv) -> None:
     transposed = isinstance(layer, SlimDeconv)
-    inputs, taps = layer.weight.shape[0 if transposed else 1], layer.weight.shape[-1] ** 2
+    inputs = layer.weight.shape[0 if transposed else 1]
+    taps: float = layer.weight.shape[-1] ** 2
     taps = taps / layer.stride**2 if transposed else taps
     nn.init.normal_(layer.weight, 0, ACTIVATED / (inputs * taps) ** 0.5)
     if layer.bias is not None:
@@ -74,8 +76,15 @@ def _keep_variance(layer: SlimConv | SlimDeconv) -> None:
 
 def _start_parameters(network: nn.Sequential, scale: Tensor) -> None:
     """Means of zero, scales of a transform's coefficients."""
-    last = network[-1]
+    last = _layer(network, -1)
+    assert last.bias is not None
     last.weight.mul_(0.02)
     means, scales = last.bias.chunk(2)
     means.zero_()
     scales.copy_(scale[: len(scales)])
+
+
+def _layer(network: nn.Sequential, index: int) -> Convolution:
+    layer = network[index]
+    assert isinstance(layer, Convolution)
+    return layer
