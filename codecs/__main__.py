@@ -2,8 +2,8 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -11,17 +11,22 @@ from lvc.container import Header
 from lvc.decode import (
     INTRA_FOLDER,
     add_commands,
+    add_setting,
+    bundle_at,
+    check_arithmetic,
     decode_file,
     exit_status,
     info,
     open_bundle,
     opened,
+    setting_of,
 )
 from lvc.errors import UserError
 from lvc.indices import MARGIN
 from lvc.intra import IntraDecoder
 from lvc.levels import open_networks
-from lvc.program import Networks
+from lvc.program import Levels
+from lvc.runtimes import Setting
 from vcodecs import VideoCodec, registry
 from vcodecs.coding import TorchNetworks, can_code
 from vcodecs.encode import Encoder, encode_file
@@ -52,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--intra-period", type=int, default=32, help="frames (default 32)")
     encode.add_argument("--frames", type=int, help="at most so many")
     encode.add_argument(
-        "--bundle", type=Path, help="onnxruntime runs what the receiver runs, from this folder"
+        "--bundle", type=Path, help="the receiver's graphs: what it computes is by these"
     )
+    add_setting(encode)
     encode.add_argument(
         "--margin", type=float, default=MARGIN, help="how far decoders may differ (default 2^-13)"
     )
@@ -71,7 +77,11 @@ def _encode(given: argparse.Namespace) -> None:
     if not 0 < given.margin < 0.25:
         raise UserError(f"--margin {given.margin:g}: give a number above 0 and below 0.25")
     networks = TorchNetworks(codec, given.margin)
-    receiver = _receiver(given.bundle, networks)
+    if given.bundle is None and (given.runtime or given.precision):
+        raise UserError("--runtime, --precision: they are of a bundle, so give --bundle as well")
+    setting = setting_of(given)
+    inside = given.bundle and bundle_at(given.bundle, setting)
+    receiver = _receiver(inside, networks, setting)
     encoder = Encoder(networks, _intra(given), given.intra_period, rate, receiver)
     encode_file(given.source, given.target, encoder, given.frames)
 
@@ -81,34 +91,40 @@ def _intra(given: argparse.Namespace) -> IntraCodec:
     if isinstance(intra, NetworkIntra):
         networks = TorchNetworks(_placed(intra.network, given.intra), given.margin)
         inside = given.bundle and given.bundle / INTRA_FOLDER
-        intra.code_by(networks, _receiver(inside, networks))
+        learned = replace(setting_of(given), precision="fp32")
+        intra.code_by(networks, _receiver(inside, networks, learned))
     return intra
 
 
-def _receiver(folder: Path | None, networks: TorchNetworks) -> Networks | None:
-    """The bundle of these weights, where there is to be one."""
+def _receiver(folder: Path | None, networks: TorchNetworks, setting: Setting) -> Levels | None:
+    """The bundle of these weights, where there is to be one.
+
+    A file is made for the setting: its graphs run so whether they decide how bits are read or not.
+    """
     if folder is None:
         return None
-    bundle = open_networks(folder, networks.margin)
+    bundle = open_networks(folder, networks.margin, setting, bound=True)
     if bundle.identity != networks.identity:
         raise UserError(f"--bundle {folder}: was exported from other weights than are given")
-    return cast(Networks, bundle)
+    return bundle
 
 
 def _decode(given: argparse.Namespace) -> None:
     if (given.bundle is None) == (given.weights is None):
         raise UserError("give --weights (torch) or --bundle (onnxruntime), one of both")
 
-    def by_torch(header: Header, weights: str | None) -> tuple[Networks, str]:
+    def by_torch(header: Header, weights: str | None) -> tuple[Levels, str]:
         if weights is None:
             raise UserError(
                 f"--intra-weights: give those of {header.intra['codec']}, which coded the I frames"
             )
         return TorchNetworks(open_codec(weights), header.margin), weights
 
-    def opener(header: Header) -> tuple[Networks, IntraDecoder]:
-        if given.bundle is not None:
-            return open_bundle(given.bundle, header, given.threads)
+    def opener(header: Header) -> tuple[Levels, IntraDecoder]:
+        if given.bundle is None:
+            check_arithmetic(header, None)
+        else:
+            return open_bundle(given.bundle, header, setting_of(given, header.arithmetic))
         return opened(
             header,
             lambda: by_torch(header, given.weights),

@@ -1,6 +1,7 @@
 """Weights in and out: our .safetensors with metadata, and the officially released files."""
 
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torchvision.ops import DeformConv2d
 
-from lvc.errors import UserError
+from lvc.errors import UserError, printable
 from lvc.files import replacing
 from vcodecs.contract import Reference, VideoCodec
 from vcodecs.layers import GroupedConv
@@ -112,15 +113,33 @@ def load_into(codec: VideoCodec, checkpoint: str | Path, key: str | None = None)
     """
     path = find(checkpoint)
     where = f"checkpoint {path}"
+    if path.name.endswith(".index.json") or re.search(r"-\d+-of-\d+\.", path.name):
+        raise UserError(f"{where}: one file of several: join their tensors into one file first")
     if path.suffix == ".safetensors":
         _check_origin(codec, path)
-        content = {key: value.float() for key, value in safetensors.torch.load_file(path).items()}
-        state = unwrapped(codec, content, where, key)
+        state = unwrapped(codec, safetensors.torch.load_file(path), where, key)
+        _check_kinds(codec, state, where)
+        state = {name: value.float() for name, value in state.items()}
         resize(codec, state)
         codec.load_official(state, where)
         _check_widths(codec, path)
     else:
-        codec.load_official(unwrapped(codec, read_file(path), where, key), where)
+        state = unwrapped(codec, read_file(path), where, key)
+        _check_kinds(codec, state, where)
+        codec.load_official(state, where)
+
+
+def _check_kinds(codec: VideoCodec, state: dict[str, Tensor], where: str) -> None:
+    """UserError for what would be taken for weights, and is another kind of numbers."""
+    mine = codec.state_dict()
+    for name, value in state.items():
+        kind = None
+        if value.is_quantized or value.layout != torch.strided or value.is_meta:
+            kind = "quantised, sparse or without values"
+        elif name in mine and mine[name].is_floating_point() and not value.is_floating_point():
+            kind = f"of {str(value.dtype).removeprefix('torch.')}, not of real numbers"
+        if kind:
+            raise UserError(f"{where}: {printable(name)} is {kind}: save plain float weights")
 
 
 def read_file(path: str | Path) -> Any:

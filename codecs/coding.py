@@ -16,7 +16,7 @@ from lvc.errors import UserError
 from lvc.frame import HYPER_STRIDE, LATENT_STRIDE
 from lvc.indices import MARGIN
 from lvc.levels import level_of
-from lvc.program import CodedTensors, Networks, Tensors, code_frame
+from lvc.program import CodedTensors, Levels, Tensors, code_frame
 from lvc.rates import rate_factor
 from lvc.tables import PRECISION, SMALLEST_SCALE, Table
 from vcodecs.contract import DecoderGraph, VideoCodec, WaveGraph
@@ -155,7 +155,7 @@ def compress(
     frame: Tensor,
     before: Tensors,
     rate: float | None = None,
-    receiver: Networks | None = None,
+    receiver: Levels | None = None,
 ) -> Compressed:
     """Code one frame (1, 3, H, W), padded as its codec wants it; `before` as in `code_frame`.
 

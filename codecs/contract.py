@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvc.errors import UserError
+from lvc.errors import UserError, printable
 from lvc.pictures import SIZE_MULTIPLE, round_up
 from lvc.program import Step
 from vcodecs.entropy import BitEstimator
@@ -361,7 +361,8 @@ class VideoCodec(nn.Module, ABC):
             self.load_state_dict(state, strict=True)
         except RuntimeError as error:
             # One line a problem; where nothing fits, a line lists every tensor of the network.
-            problems = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()]
+            lines = [printable(line) for line in str(error).split("\n")]
+            problems = [shorten(line, 150, placeholder=" ...") for line in lines]
             raise UserError(
                 f"{origin} does not fit {self.name}, preset {self.preset}: "
                 + "; ".join(problems[1:3])

@@ -13,7 +13,7 @@ from lvc.decode import FrameProgress
 from lvc.display import PLAIN, Display
 from lvc.errors import UserError
 from lvc.pictures import as_float, as_picture, padded
-from lvc.program import Networks, Tensors, digest
+from lvc.program import Levels, Tensors, digest
 from lvc.rates import single
 from lvc.video import open_source
 from vcodecs.coding import Compressed, TorchNetworks, compress
@@ -48,7 +48,7 @@ class Encoder:
         intra: IntraCodec,
         intra_period: int,
         rate: float | None = None,
-        receiver: Networks | None = None,
+        receiver: Levels | None = None,
     ) -> None:
         self.networks, self.intra, self.receiver = networks, intra, receiver
         self.intra_period = intra_period
@@ -70,6 +70,7 @@ class Encoder:
             intra=self._said,
             margin=self.networks.margin,
             display=display,
+            arithmetic=getattr(self.receiver, "arithmetic", None),
         )
 
     def code(self, picture: np.ndarray) -> Coded:

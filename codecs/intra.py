@@ -13,7 +13,7 @@ import vcodecs
 from lvc.errors import UserError
 from lvc.intra import PICTURE_CODERS, PictureCoder, create_from
 from lvc.pictures import as_picture
-from lvc.program import Networks, digest
+from lvc.program import Levels, digest
 from lvc.rates import single
 from vcodecs.coding import TorchNetworks, can_code, compress
 from vcodecs.contract import CodedFrame, Reference, pad
@@ -113,14 +113,14 @@ class NetworkIntra(IntraCodec):
                 )
         self._check_independence()
         self._networks = TorchNetworks(self.network) if can_code(self.network) else None
-        self._receiver: Networks | None = None
+        self._receiver: Levels | None = None
         self.name = f"{name} {preset} ({checkpoint})"
         if self._networks is None:
             self.name += ", estimated bits"
         if self.rate is not None:
             self.name += f", rate {self.rate:g}"
 
-    def code_by(self, networks: TorchNetworks, receiver: Networks | None = None) -> None:
+    def code_by(self, networks: TorchNetworks, receiver: Levels | None = None) -> None:
         """Code by `networks`, of this network at another margin; `receiver` as for `compress`."""
         self._networks, self._receiver = networks, receiver
 

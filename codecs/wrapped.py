@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvc.errors import UserError
+from lvc.errors import UserError, printable
 from vcodecs.contract import VideoCodec
 
 log = logging.getLogger("vcodecs")
@@ -37,10 +37,12 @@ def unwrapped(codec: VideoCodec, content: Any, where: str, key: str | None) -> d
     those that come closest are returned, for strict loading to name what is wrong. UserError
     where nothing is a tensor, where `key` is not there, or where several sets fit and differ.
     """
-    every = list(_weights(content, "", set()))
+    every = list(_weights(content, "", {}))
     if not every:
         raise UserError(f"{where}: holds no state dict (tensors by name){_keys(content)}")
     inside = every if key is None else [w for w in every if _below(w.place, key)]
+    if not inside and key is not None:
+        inside = [w for w in every if w.place.endswith(f".{key}")]
     if not inside:
         raise UserError(f"{where}: holds no weights under {key!r}{_keys(content)}")
     fitting = [weights for weights in inside if _names_fit(codec, weights.tensors)]
@@ -55,11 +57,11 @@ def unwrapped(codec: VideoCodec, content: Any, where: str, key: str | None) -> d
     return first.tensors
 
 
-def _weights(content: Any, place: str, seen: set[int], depth: int = 0) -> Iterator[Weights]:
+def _weights(content: Any, place: str, seen: dict[int, Any], depth: int = 0) -> Iterator[Weights]:
     """Whatever might be a set of weights, from the outside inwards."""
     if not isinstance(content, dict) or id(content) in seen:
         return
-    seen.add(id(content))
+    seen[id(content)] = content  # held, so that no later dict gets its number
     named = {key: value for key, value in content.items() if isinstance(key, str)}
     tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     if tensors:
@@ -109,8 +111,8 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def _choice(where: str, fitting: list[Weights]) -> str:
-    places = [weights.place or "the file itself" for weights in fitting]
-    path, key = where.removeprefix("checkpoint "), fitting[-1].place
+    places = [printable(weights.place) or "the file itself" for weights in fitting]
+    path, key = where.removeprefix("checkpoint "), printable(fitting[-1].place)
     return (
         f"{where}: holds several sets of weights that fit and differ, under "
         f"{shorten(', '.join(places), 150, placeholder=' ...')}: name one of them, such as "
@@ -122,6 +124,5 @@ def _choice(where: str, fitting: list[Weights]) -> str:
 def _keys(content: Any) -> str:
     if not isinstance(content, dict):
         return ""
-    # Names are a stranger's: nothing but what can be printed reaches a terminal.
-    keys = ", ".join("".join(c for c in str(key) if c.isprintable()) for key in content)
+    keys = ", ".join(map(printable, content))
     return f"; its keys: {shorten(keys, 150, placeholder=' ...') or 'none'}"

@@ -53,6 +53,8 @@ class Distiller:
         self._truth: dict[str, list[Tensor]] = {}
         """By tap what the teacher made of the frame that the student codes now, call by call."""
         self._reference: Reference | None = None
+        self._coded: list[tuple[Tensor, Reference]] = []
+        """The step's frames so far, each with the reference that the teacher coded it from."""
         self._hooks = listen(student, tuple(self.taps), self._compare)
         if source == "network":
             self._hooks += listen(teacher, tuple(self.taps), self._remember)
@@ -69,7 +71,7 @@ class Distiller:
     def begin_step(self, stage: Stage, progress: float) -> None:
         self.active = {name for name in self.taps if module_of(name, stage.modules)}
         self._terms = {}
-        self._reference = None
+        self._reference, self._coded = None, []
 
     def loss(self) -> Tensor | float:
         """Weighted mean of the distortions of the taps that this step has passed."""
@@ -81,13 +83,19 @@ class Distiller:
         return self.weight * sum(shares[name] * mean for name, mean in means.items())
 
     def end_step(self) -> None:
-        self._terms, self._truth = {}, {}
+        self._terms, self._truth, self._coded = {}, {}, []
 
     def figures(self) -> dict[str, float]:
         # In the taps' order: a set's is another in every process, and with it the last digits.
         active = [name for name in self.taps if name in self.active]
         running = [self.weights.running[n] for n in active if n in self.weights.running]
         return {"distillation": sum(running) / len(running)} if running else {}
+
+    def details(self) -> dict[str, float]:
+        """The running distortion of each tap that is compared now."""
+        running = self.weights.running
+        return {f"distortion/{name}": running[name] for name in self.taps
+                if name in self.active and name in running}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         learnt = {name: adapter.state_dict() for name, adapter in self.adapters.items()}
@@ -126,11 +134,20 @@ class Distiller:
 
     @torch.no_grad()
     def _run_teacher(self, _student: nn.Module, inputs: tuple, named: dict[str, Any]) -> None:
-        """Code the frame that the student is about to code, from the teacher's own reference."""
+        """Code the frame that the student is about to code, from the teacher's own reference.
+
+        Where activations are not kept, the student codes each frame again on the way back, and so
+        does the teacher, from what it had then.
+        """
         self._truth = {}
         frame, reference, *rest = inputs
-        coded = self.teacher(frame, self._reference or reference.detached(), *rest, **named)
-        self._reference = coded.reference
+        before = next((then for coded, then in self._coded if coded is frame), None)
+        if before is not None:
+            self.teacher(frame, before, *rest, **named)
+            return
+        before = self._reference or reference.detached()
+        self._coded.append((frame, before))
+        self._reference = self.teacher(frame, before, *rest, **named).reference
 
 
 def _over_processes(means: dict[str, Tensor]) -> dict[str, float]:

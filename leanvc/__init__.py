@@ -2,8 +2,8 @@
 
 A roof over its packages: `prune` (compression, step by step), `vcodecs` (codecs), `distill`
 (teacher and student) and `lvc` (bits and playing). `leanvc COMMAND …` is `python -m prune.COMMAND`
-for run, plan, train, export, compare and prepare, and `python -m vcodecs COMMAND` for encode,
-decode and info.
+for run, sweep, plan, train, export, compare and prepare, and `python -m vcodecs COMMAND` for
+encode, decode and info.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = version("leanvc")
 
-_STEPS = ("run", "plan", "sparsify", "shrink", "finetune", "export", "compare")
+_STEPS = ("run", "sweep", "plan", "sparsify", "shrink", "finetune", "export", "compare")
 _CODECS = ("create", "register", "save", "VideoCodec", "UserError")
 
 __all__ = ["__version__", *_STEPS, *_CODECS]

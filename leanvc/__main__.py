@@ -5,12 +5,13 @@ from importlib import import_module
 
 from leanvc import __version__
 
-RECIPES = ("run", "plan", "train", "export", "prepare")
+RECIPES = ("run", "sweep", "plan", "train", "export", "prepare")
 FILES = ("encode", "decode", "info")
 USAGE = f"""\
 usage: leanvc COMMAND …      (leanvc COMMAND --help tells more)
 
   run RECIPE            compress a codec's decoder and report what that brought
+  sweep RECIPE k=v,v …  a run at every combination of settings, and one report
   plan RECIPE           show what a budget would remove, without training
   train RECIPE          train a dense codec
   prepare SOURCE OUT    decode training clips once

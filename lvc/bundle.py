@@ -1,17 +1,20 @@
-"""ONNX bundles, run by onnxruntime (`lvc.program.Networks`)."""
+"""ONNX bundles, run by a runtime of `lvc.runtimes` (`lvc.program.Networks`)."""
 
-import functools
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from .binding import bound_graphs, entropy_graphs
 from .errors import UserError
 from .frame import Tensors
 from .indices import MARGIN
 from .manifest import BUNDLE, ENTROPY, FORMAT, file_hash, read_bundle, read_entropy
 from .pictures import round_up
 from .rates import rate_factor
+from .runtimes import Arithmetic, Graph, Setting, Value, check_setting, in_one_line, session
 from .steps import Step
 from .tables import Table
 from .wiring import Wiring, tensor_of
@@ -19,44 +22,16 @@ from .wiring import Wiring, tensor_of
 __all__ = ["BUNDLE", "ENTROPY", "FORMAT", "BundleNetworks", "file_hash", "read_bundle", "session"]
 
 
-def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
-    """An onnxruntime session on one provider; denormals count as zero.
-
-    In this thread from then on they do so everywhere (torch: `torch.set_flush_denormal(False)`).
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what goes wrong is raised; it need not be printed as well
-    # Trained weights leave denormal activations, which are up to a hundred times slower.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    _register_arena()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-
-
-@functools.cache
-def _register_arena() -> None:
-    """One CPU arena for all sessions that grows by what is asked for.
-
-    The default one grows by powers of two: graphs of 1920x1088 that need 3 GiB took more than 20.
-    """
-    import onnxruntime as ort
-
-    memory = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    same_as_requested = ort.OrtArenaCfg(0, 1, -1, -1)
-    ort.create_and_register_allocator(memory, same_as_requested)
-
-
 class BundleNetworks:
-    """A bundle's graphs, run by onnxruntime, and its tables.
+    """A bundle's graphs, run on a runtime, and its tables.
 
-    `intra`: they are to make I frames, from nothing. Raises UserError, here, where a file is
-    missing or malformed and where program, tables and graphs do not fit each other; while running,
-    where onnxruntime gives up or a graph's result has another size than it should have.
+    `setting`: the runtime, and the precision of free graphs; bound ones (`lvc.binding`) run at it
+    where `bound` is true, else in float32, as those of entropy parameters do anyhow. `arithmetic`:
+    what a file has to say that is made so. `intra`: they are to make I frames, from nothing.
+
+    Raises UserError, here, where a file is missing or malformed, where program, tables and graphs
+    do not fit each other, and where graphs of 8 bits are bound but not to be; while running, where
+    the runtime gives up or a graph's result has another size than it should have.
     """
 
     def __init__(
@@ -67,8 +42,12 @@ class BundleNetworks:
         provider: str = "CPUExecutionProvider",
         intra: bool = False,
         level: int | None = None,
+        setting: Setting | None = None,
+        bound: bool = False,
     ) -> None:
         self.folder, self.margin, self.level = Path(folder), margin, level
+        self.setting = setting or Setting(threads=threads, provider=provider)
+        check_setting(self.setting.runtime, self.setting.precision)
         self.bundle = read_bundle(self.folder)
         coding = self.bundle["coding"]
         if not coding:
@@ -78,9 +57,11 @@ class BundleNetworks:
         self.steps = tuple(_step(step) for step in coding["steps"])
         self._entropy = read_entropy(self.folder, self.bundle)
         self._wiring = self._wired(() if intra else ("reference",))
-        self._sessions = {
-            name: self._opened(name, threads, provider) for name in self._wiring.used()
-        }
+        self._entropy_graphs = set(entropy_graphs(self._wiring.graphs, self.steps))
+        bound_ones = set(bound_graphs(self._wiring.graphs, self.steps))
+        self._carried = bound_ones - self._entropy_graphs
+        self.arithmetic = self._arithmetic() if bound else None
+        self._graphs = {name: self._opened(name, bound) for name in self._wiring.used()}
 
     def at(self, rate: float | None) -> "BundleNetworks":
         return self
@@ -90,10 +71,10 @@ class BundleNetworks:
         given = {name: np.ascontiguousarray(inputs[name], np.float32) for name in entry["inputs"]}
         names = entry["outputs"]
         try:
-            results = self._sessions[graph].run(names, given)
-        except Exception as error:  # onnxruntime's have nothing in common
-            reason = _in_one_line(error)
-            raise UserError(f"{self._file(graph)}: onnxruntime cannot run it ({reason})") from error
+            results = self._graphs[graph].run(given, names)
+        except Exception as error:  # those of runtimes have nothing in common
+            reason, runtime = in_one_line(error), self.setting.runtime
+            raise UserError(f"{self._file(graph)}: {runtime} cannot run it ({reason})") from error
         made = dict(zip(names, results, strict=True))
         self._check_results(graph, given, made)
         return made
@@ -139,16 +120,17 @@ class BundleNetworks:
     def _file(self, graph: str) -> Path:
         return self.folder / self._wiring.graphs[graph]["file"]
 
-    def _opened(self, graph: str, threads: int, provider: str):
-        """A graph's session; it has the inputs and outputs that bundle.json says."""
+    def _opened(self, graph: str, bound: bool) -> Graph:
+        """A graph that has the inputs and outputs which bundle.json says."""
         path, entry = self._file(graph), self._wiring.graphs[graph]
         try:
-            opened = session(path, threads, provider)
-        except Exception as error:  # onnxruntime's have nothing in common
-            raise UserError(
-                f"{path}: onnxruntime cannot load it ({_in_one_line(error)})"
-            ) from error
-        there = {"input": opened.get_inputs(), "output": opened.get_outputs()}
+            opened = self._set_for(graph, bound).open(path)
+        except UserError:
+            raise
+        except Exception as error:  # those of runtimes have nothing in common
+            reason = in_one_line(error)
+            raise UserError(f"{path}: {self.setting.runtime} cannot load it ({reason})") from error
+        there = {"input": opened.inputs, "output": opened.outputs}
         named = {"input": entry["inputs"], "output": entry["outputs"]}
         for kind, values in there.items():
             found = {value.name: value for value in values}
@@ -161,13 +143,38 @@ class BundleNetworks:
                 raise UserError(f"{path}: has an input {name}, which bundle.json does not name")
         return opened
 
-    def _check_value(self, graph: str, kind: str, value) -> None:  # noqa: ANN001
-        """Onnxruntime's word on an input or output; its sides are known when it runs."""
+    def _set_for(self, graph: str, bound: bool) -> Setting:
+        """The setting of one graph; UserError for one of 8 bits that has to be float32."""
+        if graph not in self._carried | self._entropy_graphs or (graph in self._carried and bound):
+            return self.setting
+        if self._is_int8(graph):
+            raise UserError(
+                f"{self._file(graph)}: has 8-bit weights and decides how bits are read, but the "
+                "file was made in float32: decode it by a bundle in float32, or encode by this "
+                "one (encode --bundle)"
+            )
+        return replace(self.setting, precision="fp32")
+
+    def _is_int8(self, graph: str) -> bool:
+        return self._wiring.graphs[graph].get("precision", "fp32") == "int8"
+
+    def _arithmetic(self) -> Arithmetic | None:
+        """That of the bound graphs; None where it is float32, which every receiver has."""
+        runtime = self.setting.runtime
+        if eight := sorted(name for name in self._carried if self._is_int8(name)):
+            hashes = "".join(self._wiring.graphs[name]["sha256"] for name in eight)
+            return Arithmetic(runtime, "int8", hashlib.sha256(hashes.encode()).hexdigest())
+        if self._carried and self.setting.precision == "bf16":
+            return Arithmetic(runtime, "bf16")
+        return None
+
+    def _check_value(self, graph: str, kind: str, value: Value) -> None:
+        """The runtime's word on an input or output; its sides are known when it runs."""
         path = self._file(graph)
-        if value.type != "tensor(float)":
-            raise UserError(f"{path}: {kind} {value.name} holds {value.type}, not tensor(float)")
+        if value.kind != "tensor(float)":
+            raise UserError(f"{path}: {kind} {value.name} holds {value.kind}, not tensor(float)")
         shape = self._wiring.shapes.get(tensor_of(self._wiring.graphs[graph], value.name))
-        channels = value.shape[1] if len(value.shape) == 4 else None
+        channels = value.sides[1] if len(value.sides) == 4 else None
         if shape and type(channels) is int and channels != shape.channels:
             raise UserError(
                 f"{path}: {kind} {value.name} has {channels} channels, not {shape.channels}"
@@ -194,7 +201,3 @@ class BundleNetworks:
 
 def _step(read: Mapping) -> Step:
     return Step(**{**read, "graphs": tuple(read.get("graphs", ()))})
-
-
-def _in_one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

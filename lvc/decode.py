@@ -4,29 +4,37 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
+from .bundle import BUNDLE, BundleNetworks, read_bundle
 from .container import Header, Reader
 from .display import UNSTATED, Display
 from .errors import UserError
 from .intra import IntraDecoder, NetworkPictures, create_pictures
-from .levels import open_networks
+from .levels import BundleLevels, open_networks
 from .packets import DamageError
 from .player import MOST_PIXELS, Player, check_size, check_weights
-from .program import Networks
+from .program import Levels
+from .runtimes import PRECISIONS, RUNTIMES, Arithmetic, Setting, check_setting
 from .video import open_sink
 
 INTRA_FOLDER = "intra"
 """Folder in a bundle: where the bundle of its learned I frames is."""
 
-Opener = Callable[[], tuple[Networks, str]]
+INT8_FOLDER = "int8"
+"""Folder in a bundle: where the bundle of its graphs of 8 bits is."""
+
+GRIDSAMPLE_FOLDER = "gridsample"
+"""Folder in a bundle with deformable convolutions: the bundle that has them as sampling."""
+
+Opener = Callable[[], tuple[Levels, str]]
 """Loads networks and says, for errors, where they are from."""
 
 
-def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, IntraDecoder]:
+def opened(header: Header, video: Opener, intra: Opener) -> tuple[Levels, IntraDecoder]:
     """Decoders of a file's P frames and of its I frames, the weights of both checked.
 
     `intra` is only called where a network has coded the I frames.
@@ -44,25 +52,70 @@ def opened(header: Header, video: Opener, intra: Opener) -> tuple[Networks, Intr
     return networks, NetworkPictures(inner)
 
 
-def open_bundle(folder: Path, header: Header, threads: int) -> tuple[Networks, IntraDecoder]:
-    """A bundle for the P frames, and for the I frames the one inside it or a conventional codec."""
-    if threads < 0:
-        raise UserError(f"--threads {threads}: give 1 or more, or 0 for all")
+def open_bundle(folder: Path, header: Header, setting: Setting) -> tuple[Levels, IntraDecoder]:
+    """A bundle for the P frames, and for the I frames the one inside it or a conventional codec.
 
-    def bundle(place: Path, intra: bool) -> tuple[Networks, str]:
-        networks = open_networks(place, header.margin, threads, intra=intra)
+    Learned I frames are float32 always: there are few of them, and all behind them builds on them.
+    """
+
+    def bundle(
+        place: Path, setting: Setting, intra: bool
+    ) -> tuple[BundleNetworks | BundleLevels, str]:
+        bound = header.arithmetic is not None
+        networks = open_networks(place, header.margin, setting, intra, bound)
         networks.check_size(header.height, header.width)
-        return cast(Networks, networks), str(place)
+        return networks, str(place)
 
-    return opened(
-        header, lambda: bundle(folder, False), lambda: bundle(folder / INTRA_FOLDER, True)
+    def video() -> tuple[Levels, str]:
+        networks, place = bundle(bundle_at(folder, setting), setting, False)
+        check_arithmetic(header, networks.arithmetic)
+        return networks, place
+
+    learned = replace(setting, precision="fp32")
+    return opened(header, video, lambda: bundle(folder / INTRA_FOLDER, learned, True))
+
+
+def bundle_at(folder: Path, setting: Setting) -> Path:
+    """The bundle for this setting: `folder`, or the one in it of 8 bits or for OpenVINO.
+
+    UserError where there is none.
+    """
+    if setting.precision == "int8":
+        folder = folder / INT8_FOLDER
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there are no graphs of 8 bits: export.precision: int8")
+    there = read_bundle(folder) if (folder / BUNDLE).exists() else {}
+    if setting.runtime == "openvino" and there.get("deformable") == "DeformConv":
+        folder = folder / GRIDSAMPLE_FOLDER
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: there is no such bundle, and OpenVINO has no deformable convolutions: "
+                "export it with --deformable GridSample"
+            )
+    return folder
+
+
+def check_arithmetic(header: Header, there: Arithmetic | None) -> None:
+    """UserError where a file's bits have to be read by another arithmetic than is `there`."""
+    needed = header.arithmetic
+    if needed is None or needed == there:
+        return
+    if there and needed.graphs and (needed.runtime, "int8") == (there.runtime, there.precision):
+        raise UserError(
+            f"the file was made by other graphs of 8 bits ({needed.graphs[:12]}...) than these "
+            f"({there.graphs[:12]}...): give the bundle that it was encoded by"
+        )
+    raise UserError(
+        f"the file was made for {needed.runtime} in {needed.precision}, and its bits cannot be "
+        f"read otherwise: decode it with --bundle, --runtime {needed.runtime} and --precision "
+        f"{needed.precision}"
     )
 
 
 def decode_file(
     source: Path,
     target: Path,
-    opener: Callable[[Header], tuple[Networks, IntraDecoder]],
+    opener: Callable[[Header], tuple[Levels, IntraDecoder]],
     given: argparse.Namespace,
 ) -> None:
     """Decode `source` to `target`. Damage: what was decoded up to it is kept, and it is told.
@@ -119,6 +172,7 @@ def info(source: Path) -> str:
     lines = [
         f"codec:    {h.codec} {h.preset}, weights {h.weights[:12]}...",
         f"I frames: {intra}; every {h.intra_period} frames",
+        *([f"made for: {h.arithmetic}"] if h.arithmetic else []),
         f"picture:  {h.width}x{h.height}, {h.fps[0]}/{h.fps[1]} frames a second",
         f"frames:   {frames} ({len(kinds['I'])} I, {len(kinds['P'])} P)",
         *_shown(h.display),
@@ -195,8 +249,8 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     decode = commands.add_parser("decode", help="decode an .lvc file")
     decode.add_argument("source", type=Path, metavar="IN.lvc")
     decode.add_argument("target", type=Path, metavar="OUT", help=".y4m, .mkv, .mp4 or a folder")
-    decode.add_argument("--bundle", type=Path, help="folder of ONNX graphs, run by onnxruntime")
-    decode.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: all)")
+    decode.add_argument("--bundle", type=Path, help="folder of ONNX graphs")
+    add_setting(decode)
     decode.add_argument(
         "--start", type=int, default=0, help="first frame to show, from 0 (seeks its I frame)"
     )
@@ -210,6 +264,35 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     shown = commands.add_parser("info", help="say what an .lvc file holds")
     shown.add_argument("source", type=Path, metavar="IN.lvc")
     return decode
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Options of what runs a bundle's graphs: `setting_of`."""
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, help="runs the bundle (default: the file's, or onnxruntime)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of its graphs (default: the file's, or fp32); those that decide how bits are read "
+        "have that of the file anyhow",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of the runtime (default: all)")
+
+
+def setting_of(given: argparse.Namespace, made_for: Arithmetic | None = None) -> Setting:
+    """As the options say, else as a file says that it is made for.
+
+    UserError for a setting that this machine does not have.
+    """
+    if given.threads < 0:
+        raise UserError(f"--threads {given.threads}: give 1 or more, or 0 for all")
+    runtime = given.runtime or (made_for.runtime if made_for else "onnxruntime")
+    precision = given.precision or (made_for.precision if made_for else "fp32")
+    if runtime not in RUNTIMES or precision not in PRECISIONS:
+        raise UserError(f"the file was made for {runtime} in {precision}, which is not known here")
+    check_setting(runtime, precision)
+    return Setting(runtime, precision, given.threads)
 
 
 def exit_status(command: Callable[[], None]) -> int:
@@ -258,6 +341,6 @@ def _carry_out(given: argparse.Namespace) -> None:
     decode_file(
         given.source,
         given.target,
-        lambda h: open_bundle(given.bundle, h, given.threads),
+        lambda h: open_bundle(given.bundle, h, setting_of(given, h.arithmetic)),
         given,
     )

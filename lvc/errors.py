@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Command lines print the message alone and exit with status 2; every other exception is a bug.
     """
+
+
+def printable(text: object) -> str:
+    """What of a stranger's text may reach a terminal."""
+    return "".join(c for c in str(text) if c.isprintable())

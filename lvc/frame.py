@@ -22,25 +22,30 @@ LATENT_STRIDE, HYPER_STRIDE = 16, 64
 """For a latent or hyper latent that no graph has as an input, and so does not state."""
 
 
-class Networks(Protocol):
-    """A runner of a codec's graphs that knows its tables, by torch or by onnxruntime."""
+class Levels(Protocol):
+    """The networks of a file: one for all frames, or several, of which a frame's rate takes one."""
 
     margin: float
     multiple: int
     """Frames are padded to multiples of it."""
-    level: int | None
-    """Which of several networks of one file these are; None for the only ones."""
 
     def at(self, rate: float | None) -> "Networks":
-        """The networks that code at this rate: these, or one of several levels."""
-
-    @property
-    def steps(self) -> "Sequence[Step]":
-        """The program that a frame is decoded by."""
+        """The networks that code at this rate."""
 
     @property
     def identity(self) -> str:
         """Identity of the weights and tables, as files name them."""
+
+
+class Networks(Levels, Protocol):
+    """A runner of a codec's graphs that knows its tables, by torch or by a runtime."""
+
+    level: int | None
+    """Which of several networks of one file these are; None for the only ones."""
+
+    @property
+    def steps(self) -> "Sequence[Step]":
+        """The program that a frame is decoded by."""
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """Outputs by name; what else is in `inputs` is not looked at."""

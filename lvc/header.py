@@ -9,10 +9,22 @@ from typing import Any
 from .display import PLAIN, RULES, Display, display_of
 from .errors import UserError
 from .packets import sealed
-from .rules import COUNT, OBJECT, SHA256, TEXT, check, is_count, is_integer, is_text, within
+from .rules import (
+    COUNT,
+    OBJECT,
+    SHA256,
+    TEXT,
+    check,
+    is_count,
+    is_integer,
+    is_sha256,
+    is_text,
+    within,
+)
+from .runtimes import Arithmetic
 
 MAGIC = b"\x89LVC\r\n\x1a\n"
-VERSION = 2
+VERSION = 3
 LONGEST_HEADER = 65536
 LARGEST_SIDE = 16384
 LARGEST_AREA = 2**27
@@ -28,7 +40,8 @@ class Header:
     `height`: pixels, 1 to 16384, together at most 2^27. `fps`: numerator and denominator.
     `intra_period`: frames from one I frame to the next. `intra`: what decodes the I frames;
     strings, one of them `codec`. `margin`: tolerance of the entropy parameters, above 0, below 1/4.
-    `display`: how pictures are shown, if not plainly.
+    `display`: how pictures are shown, if not plainly. `arithmetic`: of the networks that decide how
+    bits are read, where it is not float32.
     """
 
     codec: str
@@ -41,6 +54,7 @@ class Header:
     intra: dict[str, str]
     margin: float
     display: Display = field(default=PLAIN, repr=False)
+    arithmetic: Arithmetic | None = None
 
 
 def _is_side(value: Any) -> bool:
@@ -75,6 +89,17 @@ _RULES = {
 }
 
 
+_SINCE = {"display": 2, "arithmetic": 3}
+"""Keys by the version that brought them."""
+
+_ARITHMETIC = {
+    "runtime": TEXT,
+    "precision": TEXT,
+    "graphs": (lambda value: value == "" or is_sha256(value), "a SHA-256, or nothing"),
+}
+"""No list of runtimes: players differ in which they have."""
+
+
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; readers differ in which of two equal keys they keep."""
     record = dict(pairs)
@@ -90,12 +115,17 @@ def _no_constant(name: str) -> None:
 def _parsed(record: bytes, version: int) -> Header:
     """The header in a record; raises ValueError or RecursionError where there is none."""
     fields = json.loads(record.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
-    # A plain video says nothing of it, so that older players can read it.
-    check(fields, _RULES if version == 1 else _RULES | {"display": OBJECT})
+    # A plain video says nothing of these, so that older players can read it.
+    later = {name: OBJECT for name, first in _SINCE.items() if version >= first}
+    check(fields, _RULES | later)
     if version > 1:
         with within("display"):
             check(fields["display"], RULES)
         fields["display"] = display_of(fields["display"])
+    if version > 2:
+        with within("arithmetic"):
+            check(fields["arithmetic"], _ARITHMETIC)
+        fields["arithmetic"] = Arithmetic(**fields["arithmetic"])
     if fields["width"] * fields["height"] > LARGEST_AREA:
         size = f"{fields['width']}x{fields['height']}"
         raise ValueError(f"width and height are {size}, more than {LARGEST_AREA} pixels")
@@ -115,10 +145,10 @@ def header_from(record: bytes, version: int, path: Path) -> Header:
 def header_bytes(header: Header, path: Path) -> bytes:
     """The header as it stands in a file; of version 1 where that suffices."""
     fields = asdict(header)
-    version = VERSION
-    if header.display == PLAIN:
-        version = 1
-        del fields["display"]
+    version = 3 if header.arithmetic else 2 if header.display != PLAIN else 1
+    for name, first in _SINCE.items():
+        if version < first:
+            del fields[name]
     record = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     header_from(record, version, path)  # nothing is written that would not be read
     if len(record) > LONGEST_HEADER:

@@ -24,7 +24,7 @@ from .coder import PayloadError
 from .encoders import check_encoder, video_encoder
 from .errors import UserError
 from .pictures import as_float, round_up
-from .program import Networks, decompress, digest
+from .program import Levels, decompress, digest
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class IntraDecoder(ABC):
 class NetworkPictures(IntraDecoder):
     """I frames by a learned picture codec."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Levels) -> None:
         self.networks = networks
 
     def decode(

@@ -31,6 +31,12 @@ class Latent(StepKind):
     def graphs(self) -> list[str]:
         return [self.step.graph] if self.yields else []
 
+    def reads_by(self) -> list[str]:
+        return self.parts(self.finds)
+
+    def expects_by(self) -> list[str]:
+        return self.graphs()
+
     def latent(self) -> str:
         return latent_of(self.name)
 

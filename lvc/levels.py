@@ -14,6 +14,7 @@ from .errors import UserError
 from .indices import MARGIN
 from .rates import RateError
 from .rules import LIST, SHA256, Rule, check, is_text, within
+from .runtimes import Setting
 
 LEVELS = "levels.json"
 FORMAT = "leanvc-levels-1"
@@ -30,14 +31,14 @@ def level_of(rate: float | None, count: int) -> int:
 def open_networks(
     folder: str | Path,
     margin: float = MARGIN,
-    threads: int = 0,
-    provider: str = "CPUExecutionProvider",
+    setting: Setting | None = None,
     intra: bool = False,
+    bound: bool = False,
 ) -> "BundleNetworks | BundleLevels":
     """A bundle, or where the folder has levels all of them; arguments as of `BundleNetworks`."""
     if not (Path(folder) / LEVELS).exists():
-        return BundleNetworks(folder, margin, threads, provider, intra)
-    return BundleLevels(folder, margin, threads, provider, intra)
+        return BundleNetworks(folder, margin, intra=intra, setting=setting, bound=bound)
+    return BundleLevels(folder, margin, setting, intra, bound)
 
 
 class BundleLevels:
@@ -53,17 +54,18 @@ class BundleLevels:
         self,
         folder: str | Path,
         margin: float = MARGIN,
-        threads: int = 0,
-        provider: str = "CPUExecutionProvider",
+        setting: Setting | None = None,
         intra: bool = False,
+        bound: bool = False,
     ) -> None:
         self.folder, self.margin = Path(folder), margin
         content = _read(self.folder / LEVELS)
         self.identity = content["weights"]
-        self._options = threads, provider, intra
+        self._options = setting or Setting(), intra, bound
         self._listed: list[Mapping[str, str]] = content["levels"]
         self._open: dict[int, BundleNetworks] = {}
         self.multiple = self._level(0).multiple
+        self.arithmetic = self._level(0).arithmetic
 
     def at(self, rate: float | None) -> BundleNetworks:
         """The bundle that codes at this rate."""
@@ -81,8 +83,10 @@ class BundleLevels:
             found = place / BUNDLE
             if not found.is_file() or file_hash(found) != listed["sha256"]:
                 raise UserError(f"{found}: missing, or not the one that {LEVELS} was written for")
-            threads, provider, intra = self._options
-            opened = BundleNetworks(place, self.margin, threads, provider, intra, level)
+            setting, intra, bound = self._options
+            opened = BundleNetworks(
+                place, self.margin, intra=intra, level=level, setting=setting, bound=bound
+            )
             if self._open and opened.multiple != self.multiple:
                 raise UserError(f"{found}: pads frames in another way than the level before it")
             self._open[level] = opened

@@ -144,6 +144,7 @@ _GRAPH = _FILE | {
     "inputs": (lambda value: isinstance(value, dict) and value != {}, "an object of inputs"),
     "outputs": (_is_names, "a list of names"),
 }
+_LATER_GRAPH: dict[str, Rule] = {"precision": one_of("fp32", "int8")}
 _CODING = {"weights": SHA256, "steps": LIST, "entropy": (lambda value: True, "")}
 _STEP: dict[str, Rule] = {
     "kind": one_of(*get_args(Kind)),
@@ -179,7 +180,7 @@ def _check_bundle(bundle: Any) -> dict:
 
 def _check_graph(graph: Any, where: str, multiple: int) -> None:
     with within(where):
-        check(graph, _GRAPH, others=True)
+        check(graph, _GRAPH, others=True, optional=_LATER_GRAPH)
     strides = [stride for stride in range(1, multiple + 1) if multiple % stride == 0]
     of_frames = _POSITIONS | {"stride": one_of(0, *strides)}
     rules = _POSITIONS if graph.get("positions") else of_frames

@@ -71,6 +71,22 @@ class DamageError(UserError):
         self.offset = offset
 
 
+class MismatchError(DamageError):
+    """A packet that is whole by its checksum, and yet does not decode to what was coded.
+
+    `cause`: what most likely differs here from where it was coded.
+    """
+
+    def __init__(self, path: Path, frame: int, offset: int, problem: str, cause: str) -> None:
+        UserError.__init__(
+            self,
+            f"{path}: packet {frame} at byte {offset} is whole by its checksum, but cannot be "
+            f"decoded here: {problem}. Most likely {cause}; the packets before it can be decoded",
+        )
+        self.frame = frame
+        self.offset = offset
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Turn what the system refuses into an error for the user, with the path in it."""

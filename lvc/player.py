@@ -10,13 +10,23 @@ from .coder import PayloadError
 from .container import Header, Reader
 from .errors import UserError
 from .intra import IntraDecoder
-from .packets import DamageError, Packet
+from .packets import DamageError, MismatchError, Packet
 from .pictures import as_picture, padded
-from .program import Networks, Tensors, decompress, digest
+from .program import Levels, Tensors, decompress, digest
 from .rates import RateError
 
 MOST_PIXELS = 4096 * 2304
 """Pixels of a picture, unless the user allows more: what a few bytes can make a player allocate."""
+
+
+ARITHMETIC = (
+    "this machine computes the networks with other results than where it was coded, by more than "
+    "the file's margin of {margin:g}: a mode of less precision (oneDNN's or OpenVINO's bfloat16, "
+    "TF32), or a fault of its own. Decode it in float32, with the other of --bundle and --weights, "
+    "or elsewhere"
+)
+CODECS = "this machine's FFmpeg decodes the I frame otherwise. Decode it with another version"
+"""Likely causes where a packet is whole and yet something else comes out."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Player:
     with is up to `check_weights`.
     """
 
-    def __init__(self, reader: Reader, networks: Networks, intra: IntraDecoder) -> None:
+    def __init__(self, reader: Reader, networks: Levels, intra: IntraDecoder) -> None:
         self.reader, self.networks, self.intra = reader, networks, intra
         self._before: Tensors = {}
 
@@ -50,7 +60,8 @@ class Player:
         for packet in self.reader.packets(start):
             picture, found = self._decode(packet, height, width)
             if packet.digest is not None and packet.digest != found:
-                raise self._damage(packet, self._mismatch(packet))
+                coded = "picture" if self._is_conventional(packet) else "symbols"
+                raise self._mismatch(packet, f"other {coded} come out than were coded")
             if packet.frame >= start:
                 bits = 8 * packet.length
                 yield Shown(packet.frame, packet.kind, as_picture(picture), bits, packet.time)
@@ -66,19 +77,21 @@ class Player:
             coded = decompress(self.networks, packet.payload, self._before, size, packet.rate)
             self._before = coded.following
             return self._before["reference"][..., :height, :width], digest(coded.symbols)
-        except (PayloadError, RateError) as error:
-            raise self._damage(packet, str(error)) from error
+        except RateError as error:
+            problem = str(error)
+            raise DamageError(self.reader.path, packet.frame, packet.offset, problem) from error
+        except PayloadError as error:
+            raise self._mismatch(packet, str(error)) from error
 
-    def _mismatch(self, packet: Packet) -> str:
-        if packet.kind == "I" and "weights" not in self.reader.header.intra:
-            return "it decodes to another picture than was coded"
-        return (
-            "it decodes to other symbols than were coded: the payload is damaged, or a network's "
-            f"results differ by more than the file's margin of {self.reader.header.margin:g}"
-        )
+    def _is_conventional(self, packet: Packet) -> bool:
+        """Whether a conventional codec has coded it, and no network."""
+        return packet.kind == "I" and "weights" not in self.reader.header.intra
 
-    def _damage(self, packet: Packet, problem: str) -> DamageError:
-        return DamageError(self.reader.path, packet.frame, packet.offset, problem)
+    def _mismatch(self, packet: Packet, problem: str) -> MismatchError:
+        """Of a packet whose checksum held: the reader looked at it."""
+        cause = CODECS if self._is_conventional(packet) else ARITHMETIC
+        cause = cause.format(margin=self.reader.header.margin)
+        return MismatchError(self.reader.path, packet.frame, packet.offset, problem, cause)
 
 
 def check_size(header: Header, path: Path, most: int) -> None:

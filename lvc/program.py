@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .coder import PayloadError, SymbolReader
-from .frame import LEVEL, POSITION, Analysis, Frame, Networks, Predicted, Tensors
+from .frame import LEVEL, POSITION, Analysis, Frame, Levels, Networks, Predicted, Tensors
 from .indices import Coder
 from .kinds import kept_by, kind_of, takes_turns
 from .steps import Step, latent_of
@@ -24,6 +24,7 @@ from .steps import Step, latent_of
 __all__ = [
     "Analysis",
     "CodedTensors",
+    "Levels",
     "Networks",
     "Predicted",
     "Step",
@@ -46,7 +47,7 @@ class CodedTensors:
 
 
 def code_frame(
-    networks: Networks,
+    networks: Levels,
     coder: Coder,
     before: Tensors,
     size: tuple[int, int],
@@ -59,13 +60,13 @@ def code_frame(
     an I frame). `size`: height and width, padded. `analysis`: only where `coder` writes.
     A frame at another level than the one before starts from that one's picture alone.
     """
-    networks = networks.at(rate)
-    if networks.level is not None and before.get(LEVEL, networks.level) != networks.level:
+    chosen = networks.at(rate)
+    if chosen.level is not None and before.get(LEVEL, chosen.level) != chosen.level:
         before = {"reference": before["reference"]}
-    frame = Frame(networks, coder, before, size, rate, analysis)
-    for step in networks.steps:
+    frame = Frame(chosen, coder, before, size, rate, analysis)
+    for step in chosen.steps:
         kind_of(step).carry_out(frame)
-    return CodedTensors(_following(frame, networks.steps), frame.symbols, frame.predicted)
+    return CodedTensors(_following(frame, chosen.steps), frame.symbols, frame.predicted)
 
 
 def _following(frame: Frame, steps: Sequence[Step]) -> Tensors:
@@ -81,7 +82,7 @@ def _following(frame: Frame, steps: Sequence[Step]) -> Tensors:
 
 
 def decompress(
-    networks: Networks,
+    networks: Levels,
     payload: bytes,
     before: Tensors,
     size: tuple[int, int],

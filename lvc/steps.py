@@ -83,6 +83,14 @@ class StepKind(ABC):
         """The tensors that the next frame finds because of it."""
         return []
 
+    def reads_by(self) -> list[str]:
+        """The tensors by which it reads symbols."""
+        return []
+
+    def expects_by(self) -> list[str]:
+        """Those of its graphs that make of symbols by what the next ones are read."""
+        return []
+
     @abstractmethod
     def note(self, wiring: "Wiring") -> None:
         """Tell the shapes that it fixes; ValueError where they contradict others."""

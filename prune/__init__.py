@@ -1,8 +1,9 @@
 """leanvc's compression: find channel groups, sparsify, shrink, train on, export, measure.
 
-Commands are `python -m prune.run|plan|train|export|compare|prepare`. From Python the same steps are
-functions (`prune.interface`); those that share a name with a command are called through its module:
-`prune.plan(codec, budget=0.35)`. Names are imported when first used: help texts need no torch.
+Commands are `python -m prune.run|sweep|plan|train|export|compare|prepare`. From Python the same
+steps are functions (`prune.interface`); those that share a name with a command are called through
+its module: `prune.plan(codec, budget=0.35)`. Names are imported when first used: help texts need no
+torch.
 """
 
 import sys
@@ -10,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-_CALLABLE = ("run", "plan", "sparsify", "export", "compare")
+_CALLABLE = ("run", "sweep", "plan", "sparsify", "export", "compare")
 _HOMES = {
     "Masks": "prune.interface",
     "Recipe": "prune.recipe.schema",

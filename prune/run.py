@@ -79,7 +79,7 @@ def _run(job: Job) -> Report | None:
     step.processes = Processes()
     small = job.load(final / pipeline.WEIGHTS)
     graphs = [dump("export"), recipe.evaluate.intra]
-    bundle = step("onnx", graphs, lambda f: pipeline.export(job, small, f), "finetune")
+    bundle = step("onnx", graphs, lambda f: pipeline.export_pruned(job, small, f), "finetune")
     dense = step("onnx_dense", graphs, lambda f: pipeline.export(job, job.teacher, f), "teacher")
     bundles = {"dense": dense, "sparse": bundle}
     speed = step(
@@ -88,8 +88,17 @@ def _run(job: Job) -> Report | None:
         lambda f: pipeline.measure_speed(job, final, bundles, f),
         "onnx",
     )
+    if recipe.export.precision == "int8":
+        inputs = job.evaluation_inputs()
+        eight = step(
+            "evaluate_int8", inputs, lambda f: pipeline.measure_int8(job, final, bundle, f), "onnx"
+        )
+    else:
+        eight = None
     folders = {"sparse": sparse, "shrink": shrunk, "finetune": final, "evaluate": quality}
     folders |= {"onnx": bundle, "onnx_dense": dense, "measure": speed}
+    if eight is not None:
+        folders["evaluate_int8"] = eight
     report = assemble(job, folders, step.seconds)
     write_report(report, recipe.output, pictures(quality))
     console.print(headline(report, recipe.output))

@@ -23,7 +23,8 @@ class Original:
         with Reader(path) as reader:
             self.packets = list(reader.packets())
             self.header = asdict(reader.header)
-            del self.header["display"]  # plain: such files are of version 1
+            for later in ("display", "arithmetic"):  # plain: such files are of version 1
+                del self.header[later]
         self.start = self.data[: self.packets[0].offset]
         self.ends = [packet.offset for packet in self.packets]
         self.ends.append(self.packets[-1].offset + self.packets[-1].length)

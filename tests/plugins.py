@@ -227,6 +227,20 @@ class SharedWeight(nn.Module):
         return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
 
 
+class ResidualOverJoined(nn.Module):
+    """A residual block over a concatenation: its channels are those of two layers."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = conv(width, width), conv(width, width)
+        self.wide, self.back = conv(2 * width, 2 * width), conv(2 * width, 2 * width)
+        self.out = conv(2 * width, width)
+
+    def forward(self, x):
+        y = torch.cat((self.a(x), self.b(x)), 1)
+        return self.out(y + self.back(torch.relu(self.wide(y))))
+
+
 def batch_norm(width):
     return nn.Sequential(
         conv(width, 2 * width), nn.BatchNorm2d(2 * width), nn.ReLU(), conv(2 * width, width)
@@ -275,6 +289,7 @@ BLOCKS = {
     "depthwise": depthwise,
     "grouped": grouped,
     "learnt shift": shifted,
+    "residual over a concatenation": ResidualOverJoined,
     "one layer twice": Twice,
     "one weight in two layers": SharedWeight,
 }

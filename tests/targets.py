@@ -28,6 +28,7 @@ from lvc.errors import UserError
 from lvc.packets import DamageError
 from lvc.pictures import as_picture
 from lvc.player import Player
+from lvc.runtimes import Setting
 from lvc.video import open_sink, open_source
 from prune.onnx_export.bundle import Size, export_bundle
 from vcodecs import checkpoints, registry
@@ -222,7 +223,7 @@ def open_decoder(case, runtime, header):
         return TorchNetworks(registry.codec_of(weights), header.margin), str(weights)
 
     if runtime == "onnxruntime":
-        return open_bundle(case.bundle, header, 1)
+        return open_bundle(case.bundle, header, Setting(threads=1))
     return opened(
         header, lambda: torch_networks(case.weights), lambda: torch_networks(case.intra_weights)
     )
@@ -296,6 +297,9 @@ def ending_of(told, pictures):
         return Ending(f"status {told.status}", pictures, told.text)
     if "damaged at byte" in told.error:
         frame = int(told.error.partition(", packet ")[2].partition(":")[0])
+        return Ending(DAMAGE, pictures, told.error, frame)
+    if "is whole by its checksum" in told.error:
+        frame = int(told.error.partition(": packet ")[2].partition(" ")[0])
         return Ending(DAMAGE, pictures, told.error, frame)
     how = "refused, but pictures were kept" if pictures else REFUSED
     return Ending(how, pictures, told.error)

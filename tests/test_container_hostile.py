@@ -196,7 +196,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read_ends_in_an_error(path):
 # ---------------------------------------------------------------------- headers
 
 
-@pytest.mark.parametrize("version", [3, 4, 255])
+@pytest.mark.parametrize("version", [4, 5, 255])
 def test_a_newer_version_is_named(version, path):
     message = refusal(path, start(as_json(FIELDS), version))
     assert f"version {version}, newer" in message

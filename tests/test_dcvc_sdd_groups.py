@@ -28,7 +28,7 @@ def thinned(channels):
 
 
 def test_every_layer_of_the_decoder_is_in_a_group_or_says_why_it_stays(codec, channels):
-    reasons = ("latent", "motion vector", "result of the decoder", "no convolution", "not alike")
+    reasons = ("latent", "motion vector", "result of the decoder", "no convolution")
     assert all(any(part in reason for part in reasons) for reason in channels.fixed.values())
     known = {m.layer for g in channels.groups for m in g.producers()} | channels.fixed.keys()
     for name in codec.decoder_modules():
@@ -36,6 +36,16 @@ def test_every_layer_of_the_decoder_is_in_a_group_or_says_why_it_stays(codec, ch
             full = f"{name}.{inner}" if inner else name
             if any(True for _ in layer.parameters(recurse=False)):
                 assert any(full == k or full.startswith(f"{k}.") for k in known), full
+
+
+def test_features_of_every_scale_can_go_though_the_decoder_joins_them(channels):
+    for layer in (
+        "feature_extractor.conv2",
+        "feature_extractor.conv3",
+        "context_fusion_net.res_block1_out.conv1",
+    ):
+        assert group_of(channels, layer).width == 1
+    assert not [why for why in channels.fixed.values() if "not alike" in why]
 
 
 def test_shrunk_codes_as_masked_does_in_every_turn_of_the_adaptors(codec, channels):

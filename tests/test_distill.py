@@ -124,6 +124,37 @@ def test_features_of_zeros_give_a_number_and_a_gradient():
 
 # ---------------------------------------------------------------------- shares
 
+
+def by_autograd(student, teacher):
+    units = (torch.nn.functional.normalize(x, dim=1) for x in (student, teacher))
+    return torch.sub(*units).square().sum(1).mean()
+
+
+@given(
+    seed=st.integers(0, 99),
+    near=st.sampled_from([1e-6, 1e-3, 1.0]),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    last=st.booleans(),
+)
+def test_the_gradient_of_a_distortion_is_that_of_its_definition(seed, near, scale, last):
+    torch.manual_seed(seed)
+    kind = torch.channels_last if last else torch.contiguous_format
+    student = (scale * torch.randn(2, 5, 3, 4)).to(memory_format=kind)
+    teacher = (student + near * scale * torch.randn(2, 5, 3, 4)).to(memory_format=kind)
+    student[0, :, 1, 1] = teacher[1, :, 2, 2] = 0  # features without a direction
+    values, gradients = [], []
+    for distance in (distortion, by_autograd):
+        leaf = student.clone().requires_grad_()
+        value = distance(leaf, teacher)
+        (3 * value).backward()
+        values.append(value.detach())
+        gradients.append(leaf.grad)
+    assert torch.allclose(*values, rtol=1e-5, atol=1e-12)
+    # What both lose is what is left of two unit lengths' difference.
+    assert torch.allclose(*gradients, rtol=1e-4, atol=3e-7 / scale)
+    assert gradients[0].is_contiguous(memory_format=kind)
+
+
 distortions = st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0, 4), min_size=1)
 
 

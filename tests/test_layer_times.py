@@ -10,12 +10,12 @@ from onnx.reference import ReferenceEvaluator
 from times import MACHINE, staircase, worked_out
 
 import vcodecs
+from lvc.runtimes import Setting, check_setting, has_openvino
 from prune.groups.find import find_groups
 from prune.measure.layer_graphs import graph_inputs, layer_graph
 from prune.measure.layer_kinds import LayerKind, decoder_work
 from prune.measure.layer_times import LayerTimes, cache_folder, grid
 from prune.measure.macs import decoder_macs
-from prune.measure.runtimes import Setting, check_setting, has_openvino
 from prune.recipe.schema import TimeBudget
 from prune.sparsify.budget import allowed_share
 from prune.sparsify.cost import CostModel
@@ -228,6 +228,6 @@ def test_runtimes_make_the_same_of_a_layer(runtime, tmp_path):
     path.write_bytes(model.SerializeToString())
     given = graph_inputs(CONV, 4)
     (expected,) = ReferenceEvaluator(model).run(None, given)
-    made = Setting(runtime, "fp32", 1).open(path, given)(given)
+    made = Setting(runtime, "fp32", 1).open(path).run(given)
     torch.set_flush_denormal(False)
     assert made[0] == pytest.approx(expected, abs=1e-5)

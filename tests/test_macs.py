@@ -3,6 +3,7 @@
 import json
 
 import onnx
+import plugins
 import pytest
 import torch
 import toys
@@ -12,8 +13,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vcodecs
+from prune.groups.find import find_groups
+from prune.groups.shrink import shrunk_copy
 from prune.measure.macs import decoder_macs, encoder_macs, parameters
 from prune.measure.onnx_macs import bundle_macs, graph_macs
+from prune.onnx_export.bundle import Size, export_bundle
+from prune.sparsify.cost import CostModel
 
 with_reference = needs("macs.json")
 
@@ -199,3 +204,28 @@ def test_a_bundle_costs_the_sum_of_its_graphs(tmp_path):
         save(tmp_path / f"{name}.onnx", op, shape, layer.weight.detach(), 4, **attributes)
     single = graph_macs(tmp_path / "a.onnx", {"x": shape})
     assert bundle_macs(tmp_path, ["a", "b"], {"x": shape}) == 2 * single
+
+
+@pytest.mark.parametrize(
+    "name", ["attention of pixels", "heads by width", "heads by number, windowed"]
+)
+def test_the_products_of_an_attention_count_and_fall_with_its_channels(name, tmp_path):
+    codec = plugins.plugin(plugins.BLOCKS[name])().eval()
+    dense = decoder_macs(codec, 128, 128)
+    layers = sum(macs for layer, macs in dense.by_layer.items() if layer != "block")
+    width, positions, seen = 16, 64, 64 if "windowed" not in name else 16
+    assert dense.by_layer["block"] == 2 * width * positions * seen
+    assert dense.total == layers + dense.by_layer["block"]
+
+    channels = find_groups(codec)
+    kept = {g.name: list(range(1, g.size)) for g in channels.groups}
+    model = CostModel(codec, channels, 128, 128)
+    small = shrunk_copy(codec, kept, channels)
+    counts = model.sizes.new_tensor([len(kept[g.name]) for g in channels.groups])
+    assert float(model.total(counts)) == pytest.approx(decoder_macs(small, 128, 128).total)
+
+    export_bundle(small, tmp_path, Size(128, 128, dynamic=False))
+    graphs = small.decoder_graphs(128, 128)
+    sizes = {k: list(v) for graph in graphs for k, v in graph.input_shapes().items()}
+    counted = bundle_macs(tmp_path, [graph.name for graph in graphs], sizes)
+    assert counted == decoder_macs(small, 128, 128).total

@@ -1,10 +1,12 @@
 """Options that say how a step is computed: they change results by rounding alone."""
 
+import copy
+
 import pytest
 import torch
 from training import JOINT, make, weights
 
-from prune.recipe.schema import Recipe
+from distill import Distiller, Tap, find_taps
 from prune.training.phases import Phase
 from vcodecs import UserError
 from vcodecs.noise import BatchPart, normal, part_of_batch, uniform
@@ -53,15 +55,25 @@ def test_parts_of_a_batch_draw_the_numbers_of_the_whole(draw, format):
             assert torch.equal(draw(batch[first : first + 2]), whole[first : first + 2])
 
 
-def test_coding_twice_is_refused_with_the_networks_own_teacher():
-    with pytest.raises(ValueError, match="recompute"):
-        Recipe(
-            codec={"name": "dcvc"},
-            data={"train": "procedural", "eval": "procedural"},
-            train={"phases": [], "recompute": True},
-            finetune={"phases": []},
-            distill={"source": "network"},
-        )
+def with_teacher(folder, source, recompute):
+    """Weights and the distillation's curve of an unrolled training with a teacher beside it."""
+    trainer = make(folder, phases=[("unrolled", STEPS)], precision="no", recompute=recompute)
+    teacher = copy.deepcopy(trainer.codec)
+    with torch.no_grad():
+        for parameter in trainer.codec.parameters():
+            parameter.mul_(1.01)
+    taps = [Tap(name) for name in find_taps(teacher)]
+    trainer.companions.append(Distiller(trainer.codec, teacher, taps, source))
+    curves = trainer.run()
+    return weights(trainer), [curve.values["distillation"] for curve in curves]
+
+
+@pytest.mark.parametrize("source", ["local", "network"])
+def test_coding_frames_twice_goes_with_a_teacher(tmp_path, source):
+    kept, curve = with_teacher(tmp_path / "a", source, False)
+    again, curve_again = with_teacher(tmp_path / "b", source, True)
+    assert all(torch.equal(again[name], kept[name]) for name in kept)
+    assert curve_again == curve and curve[0][0] > 0
 
 
 # ---------------------------------------------------------------------- float16's scale

@@ -23,6 +23,9 @@ from playing import (
 
 import lvc
 from lvc.container import Reader
+from lvc.decode import open_bundle
+from lvc.packets import DamageError
+from lvc.player import NetworkPictures, Player
 from vcodecs.__main__ import main
 
 pytestmark = pytest.mark.player
@@ -210,3 +213,51 @@ def test_memory_does_not_grow_with_the_length_of_the_video(folder, tmp_path):
     peak(24)  # fills the caches of tables
     of_a_picture = 4 * 3 * WIDTH * HEIGHT
     assert peak(24) - peak(6) < 6 * of_a_picture
+
+
+class OtherArithmetic:
+    """Networks whose results are some way off, as those of a processor's bfloat16 mode are."""
+
+    def __init__(self, networks, off):
+        self.networks, self.off = networks, off
+
+    def __getattr__(self, name):
+        return getattr(self.networks, name)
+
+    def run(self, *given):
+        found = self.networks.run(*given)
+        return {name: value * np.float32(1 + self.off) for name, value in found.items()}
+
+
+@by_codec
+@pytest.mark.parametrize("where", ["P", "I"])
+def test_a_whole_file_is_not_called_damaged_where_this_machine_computes_otherwise(
+    folder, name, where
+):
+    path = folder / f"{name}.lvc"
+    if where == "I" and name != "dcvc_hem":
+        pytest.skip("its I frames are lossless here: no network decodes them")
+    with Reader(path) as reader:
+        networks, intra = open_bundle(folder / name, reader.header, 1)
+        if where == "P":
+            networks = OtherArithmetic(networks, 2.0**-8)
+        else:
+            intra = NetworkPictures(OtherArithmetic(intra.networks, 2.0**-8))
+        with pytest.raises(DamageError) as told:
+            list(Player(reader, networks, intra).pictures())
+    message = str(told.value)
+    assert "damaged" not in message and "is whole by its checksum" in message
+    assert "this machine computes the networks with other results" in message
+    assert "bfloat16" in message and f"margin of {reader.header.margin:g}" in message
+
+
+def test_a_damaged_file_is_still_called_damaged(folder, tmp_path):
+    data = bytearray((folder / "dcvc.lvc").read_bytes())
+    with Reader(folder / "dcvc.lvc") as reader:
+        packet = list(reader.packets())[1]
+    data[packet.offset + packet.length // 2] ^= 1
+    (tmp_path / "a.lvc").write_bytes(data)
+    with Reader(tmp_path / "a.lvc") as reader:
+        networks, intra = open_bundle(folder / "dcvc", reader.header, 1)
+        with pytest.raises(DamageError, match="damaged at byte"):
+            list(Player(reader, networks, intra).pictures())

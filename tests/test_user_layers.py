@@ -19,27 +19,32 @@ from vcodecs.coding import TorchNetworks, compress
 
 PRUNABLE = {
     "attention of pixels": {"head": 16, "block.qkv": 16},
-    "attention of fixed shape": {},
+    "attention of fixed shape": {"head": 16},
     "heads by width": {"head": 16, "block.q": 4},
     "heads by number, windowed": {"head": 16, "block.qkv": 4},
     "attention of channels": {"head": 16},
     "ConvNeXt": {"block.wide": 64},
     "BatchNorm": {"head": 16, "block.0": 32, "block.3": 16},
     "InstanceNorm": {"head": 16, "block.0": 32, "block.3": 16},
-    "GroupNorm": {"head": 16, "block.2": 16},
+    "GroupNorm": {"head": 16, "block.0": 4, "block.2": 16},
     "depthwise": {"head": 16, "block.2": 32, "block.5": 16},
     "grouped": {"head": 4, "block.3": 16},
     "learnt shift": {"head": 16, "block.0": 16, "block.3": 16},
+    "residual over a concatenation": {
+        "head": 16,
+        "block.a": 16,
+        "block.b": 16,
+        "block.wide": 32,
+        "block.out": 16,
+    },
     "one layer twice": {"head": 16, "block.first": 16},
     "one weight in two layers": {"block.c": 16},
 }
 """By kind of layer what can go: by group how many channels, or units of several, it has."""
 
 REASONS = {
-    "attention of fixed shape": ("head", r"plugins.py:\d+, .*reshape\(x.shape\).*x.shape\[1\]"),
     "attention of channels": ("block.qkv", "attention of channels"),
     "ConvNeXt": ("head", "normalised by block.norm, a LayerNorm"),
-    "GroupNorm": ("block.0", "normalised by block.1, a GroupNorm"),
     "one weight in two layers": ("block.a", "block.a has its weight in common with block.b"),
 }
 

@@ -185,3 +185,53 @@ def test_a_file_of_ours_needs_no_word_about_what_was_taken(tmp_path, caplog):
     checkpoints.save(CODEC, tmp_path / "ours.safetensors")
     assert same(load(tmp_path / "ours.safetensors"), STATE)
     assert caplog.messages == []
+
+
+def test_averaged_weights_deep_inside_are_found_beside_the_raw_ones(tmp_path):
+    raw = below("model") | {f"loss.vgg.{i}.weight": torch.ones(3) for i in range(3)}
+    averages = {"EMA": {"ema_state_dict": below("model", OTHER)}}
+    path = saved({"state_dict": raw, "callbacks": averages}, tmp_path)
+    told = refusal(path)
+    assert "state_dict.model" in told and "callbacks.EMA.ema_state_dict.model" in told
+    assert same(load(path, "callbacks.EMA"), OTHER)
+
+
+def test_a_key_may_be_the_end_of_the_place(tmp_path):
+    path = saved({"state_dict": below("net") | below("ema_net", OTHER)}, tmp_path)
+    assert same(load(path, "ema_net"), OTHER) and same(load(path, "net"), STATE)
+
+
+FIRST = next(name for name, value in STATE.items() if value.dim() == 4)
+KINDS = {
+    "sparse": lambda x: x.to_sparse(),
+    "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    "without values": lambda x: x.to("meta"),
+    "whole numbers": lambda x: torch.ones_like(x, dtype=torch.int8),
+    "complex": lambda x: x.to(torch.complex64),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_numbers_are_no_weights(kind, tmp_path):
+    assert FIRST in refusal(saved(STATE | {FIRST: KINDS[kind](STATE[FIRST])}, tmp_path))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_weights(kind, tmp_path):
+    path = saved({name: value.to(kind) for name, value in STATE.items()}, tmp_path)
+    found = load(path)
+    assert all(value.dtype == STATE[name].dtype for name, value in found.items())
+    assert torch.allclose(found[FIRST], STATE[FIRST], rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+)
+def test_one_file_of_several_says_so(name, tmp_path):
+    save_file({FIRST: STATE[FIRST].contiguous()}, tmp_path / name)
+    assert "one file of several" in refusal(tmp_path / name)
+
+
+def test_names_of_tensors_do_not_reach_a_terminal_as_they_are(tmp_path):
+    assert "\x1b" not in refusal(saved({"\x1b[31mx": torch.ones(2)}, tmp_path))

@@ -1,7 +1,7 @@
 """Times of layers that are worked out, not measured: the same on every machine."""
 
+from lvc.runtimes import Setting
 from prune.measure.layer_times import LayerTimes, Machine
-from prune.measure.runtimes import Setting
 
 MACHINE = Machine("a processor", "a runtime 1", "fp32", 1)
 

@@ -51,6 +51,9 @@ class Recorder:
         self.calls.append((self.name, "figures"))
         return {self.name: float(self.steps)}
 
+    def details(self):
+        return {}
+
     def state_dict(self):
         return {"steps": self.steps}
 

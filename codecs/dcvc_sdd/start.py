@@ -74,8 +74,11 @@ def _copy_through(codec: "DCVCSDD") -> None:
         alignment.fusion.weight[:COLOURS] *= 2
     silence(codec.context_fusion_net.conv1_out, COLOURS)
     silence(codec.context_fusion_net.res_block1_out.conv2, COLOURS)
-    for number in (1, 2, 3):
-        fusion = codec.get_submodule(f"context_hidden_fusion{number}")
+    for fusion in (
+        codec.context_hidden_fusion1,
+        codec.context_hidden_fusion2,
+        codec.context_hidden_fusion3,
+    ):
         assert isinstance(fusion, nn.Conv2d)
         _pass_contexts(fusion)
     reconstruction = codec.recon_generation_net
@@ -134,9 +137,9 @@ def _start_motion_prior(codec: "DCVCSDD") -> None:
     _pass(first, [(0, channels, 1.0)])
     step, fused = torch.ones(channels), layer_of(codec.mv_y_prior_fusion, 0, DepthConvBlock)
     _pass(fused, [(None, channels, 0.0), (0, channels, 1.0), (channels, channels, SMALL)])
-    wider = fused.halves()[0].adaptor
-    assert wider is not None
-    bias_of(wider)[:channels] = step
+    adaptor = fused.halves()[0].adaptor
+    assert adaptor is not None
+    bias_of(adaptor)[:channels] = step
     _start_hyper_decoder(codec.mv_hyper_prior_decoder, torch.ones(channels))
     _start_spatial(codec, "mv_y", channels)
 

@@ -6,13 +6,14 @@ levels; at which level they run is set from outside (`select`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcodecs.entropy import BitEstimator
-from vcodecs.layers import GDN, bias_of, conv, deconv
+from vcodecs.layers import GDN, conv, deconv
 
 Parts = tuple[int, ...]
 """Channels of the parts of a layer's inputs or outputs."""
@@ -46,8 +47,6 @@ class Slimmable(nn.Module):
 class SlimConv(Slimmable):
     """A convolution; weight (outputs, inputs, k, k) of the widest level."""
 
-    bias: Tensor | None
-
     def __init__(
         self,
         inputs: Sequence[Parts],
@@ -59,7 +58,7 @@ class SlimConv(Slimmable):
         super().__init__(inputs, outputs)
         widest = conv(sum(inputs[-1]), sum(outputs[-1]), kernel, stride)
         self.weight, self.stride, self.padding = widest.weight, stride, kernel // 2
-        self.register_parameter("bias", nn.Parameter(bias_of(widest)) if bias else None)
+        self.bias = widest.bias if bias else None
 
     def at(self, level: int) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a level."""
@@ -138,7 +137,7 @@ class Maker:
         """A normalisation, one for each level."""
         return self._switched([GDN(sum(parts), inverse) for parts in channels])
 
-    def prior(self, channels: Sequence[Parts]) -> nn.Module:
+    def prior(self, channels: Sequence[Parts]) -> Any:
         """The factorised prior of a hyper latent, one for each level."""
         return self._switched([BitEstimator(sum(parts)) for parts in channels])
 

@@ -15,13 +15,14 @@ from vcodecs.klt import PICTURE, cascade
 from vcodecs.layers import GDN
 from vcodecs.slimvc.layers import SlimConv, SlimDeconv
 
+AnyConvolution = SlimConv | SlimDeconv | nn.Conv2d | nn.ConvTranspose2d
+
 if TYPE_CHECKING:
     from vcodecs.slimvc.video import SlimVC
 
 GAIN = 6.0
 """Gain of the latent: coefficients are quantised by 1/6."""
 STRIDES = (3, 2, 2)
-Convolution = SlimConv | SlimDeconv | nn.Conv2d | nn.ConvTranspose2d
 NORMALISATION = 1e-6
 """The diagonal of GDN's gamma: even large coefficients pass nearly unchanged."""
 FAINT = 0.002
@@ -66,9 +67,8 @@ def _transform(codec: "SlimVC", bases: list[Tensor]) -> None:
 
 def _keep_variance(layer: SlimConv | SlimDeconv) -> None:
     transposed = isinstance(layer, SlimDeconv)
-    inputs = layer.weight.shape[0 if transposed else 1]
-    taps: float = layer.weight.shape[-1] ** 2
-    taps = taps / layer.stride**2 if transposed else taps
+    inputs, side = layer.weight.shape[0 if transposed else 1], layer.weight.shape[-1]
+    taps = side**2 / layer.stride**2 if transposed else side**2
     nn.init.normal_(layer.weight, 0, ACTIVATED / (inputs * taps) ** 0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -76,15 +76,16 @@ def _keep_variance(layer: SlimConv | SlimDeconv) -> None:
 
 def _start_parameters(network: nn.Sequential, scale: Tensor) -> None:
     """Means of zero, scales of a transform's coefficients."""
-    last = _layer(network, -1)
-    assert last.bias is not None
+    last = _layer(network, len(network) - 1)
     last.weight.mul_(0.02)
+    assert last.bias is not None
     means, scales = last.bias.chunk(2)
     means.zero_()
     scales.copy_(scale[: len(scales)])
 
 
-def _layer(network: nn.Sequential, index: int) -> Convolution:
+def _layer(network: nn.Sequential, index: int) -> AnyConvolution:
+    """Layer `index`, of one level or of several."""
     layer = network[index]
-    assert isinstance(layer, Convolution)
+    assert isinstance(layer, AnyConvolution)
     return layer

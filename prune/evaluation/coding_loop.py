@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvc.pictures import padded
-from lvc.program import Tensors
+from lvc.program import Levels, Tensors
 from vcodecs.coding import TorchNetworks, can_code, compress
 from vcodecs.contract import Reference, VideoCodec, pad
 
@@ -24,9 +24,12 @@ class Loop(Protocol):
         """Code the next frame (1, 3, H, W): the decoded picture, and its bits."""
 
 
-def loop(codec: VideoCodec, bits: Bits) -> Loop:
-    """A coder of clips with `codec`, in the mode and on the device that it is in."""
-    return RealLoop(codec) if bits == "real" else EstimatedLoop(codec)
+def loop(codec: VideoCodec, bits: Bits, receiver: Levels | None = None) -> Loop:
+    """A coder of clips with `codec`, in the mode and on the device that it is in.
+
+    `receiver`, for real bits, runs what a receiver runs, such as a bundle of the same weights.
+    """
+    return RealLoop(codec, receiver) if bits == "real" else EstimatedLoop(codec)
 
 
 def possible_bits(codec: VideoCodec, wanted: Bits) -> Bits:
@@ -52,8 +55,8 @@ class EstimatedLoop:
 class RealLoop:
     """By entropy coding: the bits are those of the payload, the pictures what it decodes to."""
 
-    def __init__(self, codec: VideoCodec) -> None:
-        self._networks = TorchNetworks(codec)
+    def __init__(self, codec: VideoCodec, receiver: Levels | None = None) -> None:
+        self._networks, self._receiver = TorchNetworks(codec), receiver
 
     def start(self, picture: Tensor) -> None:
         self._before: Tensors = {
@@ -62,9 +65,8 @@ class RealLoop:
 
     def code(self, original: Tensor, rate: float | None) -> tuple[Tensor, float]:
         height, width = original.shape[-2:]
-        coded = compress(
-            self._networks, pad(original, multiple=self._networks.multiple), self._before, rate
-        )
+        given = pad(original, multiple=self._networks.multiple)
+        coded = compress(self._networks, given, self._before, rate, self._receiver)
         self._before = coded.following
         picture = torch.from_numpy(self._before["reference"][..., :height, :width])
         return picture.to(original.device), 8.0 * len(coded.payload)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lvc.program import Levels
 from prune.data.source import Source
 from prune.evaluation.clips import Skip, checked, number_of_clips, own_clips
 from prune.evaluation.coding_loop import Bits, loop, possible_bits
@@ -148,13 +149,14 @@ def evaluate_clip(
     keep: Collection[int] = (),
     i_frames: IFrames | None = None,
     bits: Bits = "real",
+    receiver: Levels | None = None,
 ) -> ClipResult:
     """Code one clip, uint8 RGB (T, 3, H, W), in a coding loop and measure every frame.
 
     `codec` runs in eval mode on its own device and is left in the mode it had. `keep`: numbers of
     the decoded frames to return. `i_frames`: coded before by `code_i_frames`, else coded here.
-    `bits` are estimated where the codec has no others. PSNR and MS-SSIM are those of the float
-    pictures in [0, 1]. Raises UserError where the codec gives values that are not finite.
+    `bits` are estimated where the codec has no others. `receiver`: as for `loop`. PSNR and MS-SSIM
+    are those of the float pictures in [0, 1]. UserError where the codec's values are not finite.
     """
     if i_frames is None:
         i_frames = code_i_frames(frames, intra, gop, rate)
@@ -162,7 +164,7 @@ def evaluate_clip(
     pixels = frames.shape[-2] * frames.shape[-1]
     kinds, bpps, psnrs, ssims, decoded = [], [], [], [], {}
     with _evaluating(codec), torch.no_grad():
-        coding = loop(codec, possible_bits(codec, bits))
+        coding = loop(codec, possible_bits(codec, bits), receiver)
         for number in range(len(frames)):
             original = _to_tensor(frames[number], device)
             if number in i_frames:
@@ -233,16 +235,19 @@ def evaluate(
     pictures: int = 3,
     bits: Bits = "real",
     spread: Spread | None = None,
+    receivers: Mapping[str, Levels] | None = None,
 ) -> Evaluation:
     """Evaluate codecs, such as {"dense": ..., "sparse": ...}, on the same clips and I frames.
 
     The first `frames` frames of the first `clips` clips of `source` (all where None) are coded at
     each of `rates`; the first `pictures` clips' last P frames are kept to look at. The codecs are
     moved to `device` and stay there. `bits` are estimated for all codecs where one of them has no
-    others. A clip that cannot be read or is too small or too short is
-    left out with a warning. Of several processes each codes the clips that `spread` gives it, and
-    all return the same. Raises UserError where none is left, the source is endless and `clips`
-    is None, or a codec gives values that are not finite.
+    others. `receivers`: by codec what runs its receiver, if not torch.
+
+    A clip that cannot be read or is too small or too short is left out with a warning. Of several
+    processes each codes the clips that `spread` gives it, and all return the same. Raises UserError
+    where none is left, the source is endless and `clips` is None, or a codec gives values that are
+    not finite.
     """
     spread = spread or Spread()
     if not codecs or not rates:
@@ -266,7 +271,10 @@ def evaluate(
             results = {}
             for label, codec in codecs.items():
                 try:
-                    result = evaluate_clip(codec, original, intra, rate, gop, keep, i_frames, bits)
+                    receiver = (receivers or {}).get(label)
+                    result = evaluate_clip(
+                        codec, original, intra, rate, gop, keep, i_frames, bits, receiver
+                    )
                 except UserError as error:
                     raise UserError(f"{label} codec on clip {info.name}: {error}") from error
                 results[label] = result

@@ -3,7 +3,8 @@
 atoms        channels by number, and the ties between them
 labels       for every entry of a tensor its channel; what moving entries does to them
 follower     one pass of a codec with labels; trace: the passes that are needed
-leaves       what layers do to channels; operations, products, moving: what functions do
+leaves       what layers do to channels; operations, products, moving, special: what functions do
+counts       sizes that a codec asks of tensors, which know whose channels they count
 grouping     the groups that follow, those that can go and those that have to stay, with reasons
 verify       each group tried: removing its channels must equal masking them
 find         all together: the groups that are offered

@@ -36,7 +36,7 @@ class Group:
     @property
     def width(self) -> int:
         """The number of channels of a tensor that one channel of the group stands for."""
-        return min(len(member.channels[0]) for member in self.members)
+        return min(len(member.channels[0]) for member in self.members if member.side == "out")
 
     def producers(self) -> tuple[Member, ...]:
         """Layers that make the channels, normalisations left out."""

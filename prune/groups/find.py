@@ -47,6 +47,7 @@ def _tried(codec: VideoCodec, units: str) -> tuple[Channels, bool]:
         channels.groups = tuple(g for g in channels.groups if g is not group)
         why = _in_words(traced, group, reason)
         channels.fixed |= dict.fromkeys(made_by(codec, group), why)
+    explain_the_rest(codec, channels)
     return channels, traced.book.heads
 
 
@@ -57,7 +58,7 @@ def _in_words(traced: Traced, group: Group, reason: str) -> str:
         return f"{reason}: they go through {note}"
     held = [m.layer for m in group.members if m.dim is not None and "." not in m.layer]
     if held:
-        return f"{reason}: {held[0]} is a parameter of the codec itself; put it into a module"
+        return f"{reason}: {held[0]} is held by the codec itself; put it into a module"
     return f"{reason}: something makes a value of zeros, such as a sigmoid or a constant added"
 
 

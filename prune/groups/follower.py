@@ -11,15 +11,25 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from prune.groups import operations, products
+from prune.groups import operations, products, special
 from prune.groups.atoms import TooManyError
+from prune.groups.counts import counted, sizes_of, tie_parts_by_size, tie_reshaped
 from prune.groups.labels import ALONG, PARTS, along, compact, none, once, replayed, varying
-from prune.groups.leaves import is_reparametrised, makes_channels, rule_of
+from prune.groups.leaves import (
+    closed,
+    closed_to,
+    is_reparametrised,
+    makes_channels,
+    own_values,
+    rule_of,
+)
 from prune.groups.moving import padded, tie_parts, tie_picked
 from prune.groups.operations import Book
-from vcodecs import CodedFrame, VideoCodec
+from vcodecs import CodedFrame, UserError, VideoCodec
 from vcodecs.motion import MovedGroups
 
+RESHAPES = frozenset({"reshape", "view", "unflatten", "reshape_as", "view_as"})
+CUTS = frozenset({"narrow", "split", "split_with_sizes"})
 CONVOLVING = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
 LARGEST_PARAMETER = 2**22
 """Entries of a parameter outside layers up to which its channels are followed."""
@@ -43,8 +53,8 @@ class Follower(TorchFunctionMode):
         self.layers = dict(codec.named_modules())
         for name, layer in self.layers.items():
             mine = makes_channels(layer) or (rule_of(layer) and not isinstance(layer, nn.PReLU))
-            for key, parameter in layer.named_parameters(name, recurse=False):
-                self._free[id(parameter)] = "" if mine else key
+            for key, value in own_values(layer):
+                self._free[id(value)] = "" if mine else f"{name}.{key}".lstrip(".")
             if makes_channels(layer):
                 self.owners |= {id(p): name for p in _own_parameters(layer)}
 
@@ -55,11 +65,11 @@ class Follower(TorchFunctionMode):
         found = getattr(x, "_channel_labels", None)
         if found is not None:
             return found if found.shape == x.shape and bool((once(found) >= 0).any()) else None
-        if isinstance(x, nn.Parameter):
+        if isinstance(x, nn.Parameter) or id(x) in self._free:
             return self._of_parameter(x)
         return self._through_the_unseen(x) if x.grad_fn is not None else None
 
-    def _of_parameter(self, x: nn.Parameter) -> Tensor | None:
+    def _of_parameter(self, x: Tensor) -> Tensor | None:
         name = self._free.get(id(x), "")
         if not name or not 1 < x.numel() <= LARGEST_PARAMETER or not x.is_floating_point():
             return None
@@ -135,15 +145,22 @@ class Follower(TorchFunctionMode):
         if name == "__get__":  # x.mT moves entries, x.shape is no tensor
             name = getattr(getattr(function, "__self__", None), "__name__", "")
             result = function(*args, **kwargs)
-            if isinstance(result, Tensor) and name in ("T", "mT", "H", "mH", "data", "real"):
+            if isinstance(result, Tensor) and name in ("T", "mT", "H", "mH", "data"):
                 self._moved("", result, function, args, kwargs)
-            return result
+            elif isinstance(result, Tensor) and name in ("real", "imag"):
+                known = self.labels(args[0])
+                self.mark(result, none(result.shape) if known is None else known)
+            return self._size(args[0], result) if name == "shape" else result
         if name in ("grid_sample", "grid_sampler"):
             args, kwargs = products.without_grid(self, args, kwargs)
         if name == "deform_conv2d":
             return products.fetched(self, function, args, kwargs)
         if name == "__setitem__":
             return self._filled(function, args, kwargs)
+        if name == "size" and args:
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            sizes = self._size(args[0], torch.Tensor.size(args[0]))
+            return sizes if dim is None else sizes[dim]
         before = self._known(args, kwargs)
         result = function(*args, **kwargs)
         if not any(isinstance(x, Tensor) for x in tree_leaves(result)):
@@ -157,6 +174,11 @@ class Follower(TorchFunctionMode):
                 if isinstance(x, Tensor):
                     self.mark(x, operations.unknown(self.book, name, before, x.shape))
             return result
+
+    def _size(self, x: Tensor, size: Any) -> Any:
+        """A tensor's size, in numbers that know which channels they count."""
+        known = None if isinstance(x, nn.Parameter) else self.labels(x)
+        return counted(self.book, known, size)
 
     def _known(self, args: tuple, kwargs: dict) -> list[Tensor]:
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -177,6 +199,9 @@ class Follower(TorchFunctionMode):
             for x in outputs:
                 if not isinstance(x, nn.Parameter):
                     self.mark(x, none(x.shape))
+        elif name in special.RULES:
+            found = special.labelled(self, name, function, args, kwargs, outputs[0])
+            self.mark(outputs[0], found)
         elif name in ALONG:
             self._moved(name, result, function, args, kwargs)
         elif name in operations.PRODUCTS:
@@ -233,8 +258,6 @@ class Follower(TorchFunctionMode):
             dim = operations.argument(args, kwargs, operations.ALONG_AN_AXIS[name], -1)
             if isinstance(dim, int) and dim % before[0].dim() in varying(before[0]):
                 book.note(before[0], f"{name} over the channels")
-        elif name in ("group_norm", "layer_norm", "rms_norm", "instance_norm", "batch_norm"):
-            book.note(before[0], f"{name} as a function (as a layer, its weights can go along)")
 
     def _moved(self, name: str, result: Any, function: Callable, args: tuple, kwargs: dict) -> None:
         outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
@@ -253,8 +276,19 @@ class Follower(TorchFunctionMode):
         elif name == "select" and (known := self.labels(whole)) is not None:
             dim = operations.argument(args, kwargs, 1)
             self.book.tied_along(known, {dim % whole.dim()})
-        moved = replayed(function, args, kwargs, self.labels)
-        for x, labels in zip(outputs, tree_leaves(moved), strict=True):
+        moved = tree_leaves(replayed(function, args, kwargs, self.labels))
+        if name == "stack":
+            dim = operations.argument(args, kwargs, 1, 0) % outputs[0].dim()
+            moved = [self.book.tied_along(x, {dim}) for x in moved]
+        if name in RESHAPES:
+            if name.endswith("_as"):
+                sizes = self._size(args[1], args[1].shape)
+            else:
+                sizes = sizes_of(name, args, kwargs, outputs[0].shape)
+            moved = [tie_reshaped(self.book, x, sizes) if sizes else x for x in moved]
+        elif name in CUTS:
+            tie_parts_by_size(self.book, name, self.labels(whole), args, kwargs)
+        for x, labels in zip(outputs, moved, strict=True):
             self.mark(x, labels)
 
     def _filled(self, function: Callable, args: tuple, kwargs: dict) -> Any:
@@ -281,6 +315,11 @@ class Follower(TorchFunctionMode):
             if rule is None or name in inside or not name:
                 continue
             inside.update(f"{name}.{child}" for child, _ in layer.named_modules() if child)
+            if isinstance(layer, torch.jit.ScriptModule):
+                raise UserError(
+                    f"{name}: a scripted module (torch.jit) with weights cannot be looked into; "
+                    "use the module that it was made from"
+                )
             hooks.append(layer.register_forward_pre_hook(self._begin, prepend=True))
             hooks.append(layer.register_forward_hook(self._end(name, rule), with_kwargs=True))
         try:
@@ -300,6 +339,9 @@ class Follower(TorchFunctionMode):
                 known = self.labels(given[0])
                 known = none(given[0].shape) if known is None else known
                 made = rule(self.book, name, layer, known, outputs[0])
+                if rule is closed:
+                    for x in given[1:]:
+                        self.book.hold(self.labels(x), closed_to(name, layer))
                 if isinstance(layer, MovedGroups):  # motion and gates
                     self.grids += given[1:]
                 if is_reparametrised(layer):

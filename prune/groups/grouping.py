@@ -4,11 +4,11 @@ A group's channel c stands for one set of output channels of its producers and i
 its consumers. What must not be removed is in no group but in `Channels.fixed`, with the reason.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import DeformConv2d
 
@@ -38,9 +38,21 @@ def sort_out(codec: VideoCodec, traced: Traced) -> Channels:
         else:
             channels.fixed |= dict.fromkeys(made_by(codec, group), reason)
     removable.sort(key=lambda g: (order[module_of(g.name, order)], place[g.name]))
-    channels.groups = tuple(removable)
+    channels.groups = _numbered(removable)
     explain_the_rest(codec, channels)
     return channels
+
+
+def _numbered(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Names of their own for groups that are parts of one layer's channels."""
+    met = Counter[str]()
+    named = []
+    for group in groups:
+        met[group.name] += 1
+        count = met[group.name]
+        name = group.name if count == 1 else f"{group.name}.part{count}"
+        named.append(replace(group, name=name))
+    return tuple(named)
 
 
 # ---------------------------------------------------------------------- building
@@ -72,8 +84,30 @@ def _groups(codec: VideoCodec, traced: Traced) -> list[Group]:
             member = _member_of(codec, layer, side, indices)
             if member is not None:
                 found[root].append(member)
-    return [Group(members[0].layer, len(order[root]), tuple(members))
-            for root, members in found.items()]  # fmt: skip
+    return [
+        part
+        for root, members in found.items()
+        for part in _alike(Group(members[0].layer, len(order[root]), tuple(members)))
+    ]
+
+
+MOST_PARTS = 16
+"""Groups of one layer's channels, above which they are not alike."""
+
+
+def _alike(group: Group) -> list[Group]:
+    """The group, or where slices and sums take only some of its channels, one for each kind."""
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for c in range(group.size):
+        kinds.setdefault(tuple(len(m.channels[c]) for m in group.members), []).append(c)
+    if len(kinds) > MOST_PARTS:
+        return [group]
+    parts = []
+    for kind, mine in kinds.items():
+        there = [m for m, count in zip(group.members, kind, strict=True) if count]
+        members = tuple(replace(m, channels=tuple(m.channels[c] for c in mine)) for m in there)
+        parts.append(Group(members[0].layer, len(mine), members))
+    return parts
 
 
 def _joined_by_layers(classes: Sequence[int], outputs: Sequence[range]) -> dict[int, int]:
@@ -112,7 +146,7 @@ def _member_of(
 def _shape_of_parameter(codec: VideoCodec, name: str) -> torch.Size | None:
     parent, _, key = name.rpartition(".")
     value = getattr(codec.get_submodule(parent), key)
-    return value.shape if isinstance(value, nn.Parameter) else None
+    return value.shape if isinstance(value, torch.Tensor) else None
 
 
 def _member_of_parameter(name: str, shape: torch.Size, rows: Sequence[Sequence[int]]) -> Member:
@@ -180,8 +214,9 @@ def _why_fixed(codec: VideoCodec, traced: Traced, group: Group) -> str | None:
             return f"leaves as the reference's {kept}, which tied_channels() does not name"
     if any(len({len(row) for row in m.channels}) > 1 for m in group.members):
         return "its channels are not alike: a slice or a sum takes only some of them"
-    if group.size == 1 and group.width > 1:
-        return "its channels can only go all together"
+    if group.size == 1:
+        together = "its channels can only go all together"
+        return together if group.width > 1 else "it has a single channel"
     if any(_is_parameter(codec, m.layer) and m.dim is None for m in group.members):
         return "tied to a parameter whose entries are not in line with the channels"
     return None
@@ -208,6 +243,8 @@ def _is_parameter(codec: VideoCodec, layer: str) -> bool:
 def explain_the_rest(codec: VideoCodec, channels: Channels) -> None:
     """Every other layer of the decoder with weights gets its reason too."""
     known = {m.layer for g in channels.groups for m in g.members if m.side != "in"}
+    for name in known & channels.fixed.keys():
+        channels.fixed[name] = in_part(channels.fixed[name])
     inside = codec.decoder_modules()
     for name in inside:
         module = codec.get_submodule(name)
@@ -225,6 +262,14 @@ def explain_the_rest(codec: VideoCodec, channels: Channels) -> None:
                 if makes_channels(layer)
                 else "holds parameters that no channel goes with"
             )
+
+
+IN_PART = "some of its channels stay: "
+
+
+def in_part(reason: str) -> str:
+    """The reason for a part of a layer's channels whose others can go."""
+    return reason if reason.startswith(IN_PART) else IN_PART + reason
 
 
 def made_by(codec: VideoCodec, group: Group) -> list[str]:

@@ -104,16 +104,16 @@ class DeformConvPruner(BasePruningFunc):
 
 
 class GroupNormPruner(BasePruningFunc):
-    """A GroupNorm of one channel a group, whose groups go along."""
+    """A GroupNorm, of which whole groups go."""
 
     TARGET_MODULES = nn.GroupNorm
 
     def prune_out_channels(self, layer: nn.GroupNorm, idxs: Sequence[int]) -> nn.GroupNorm:
-        kept = _rest(layer.num_channels, idxs)
+        kept, each = _rest(layer.num_channels, idxs), layer.num_channels // layer.num_groups
         for name in ("weight", "bias"):
             if (old := getattr(layer, name)) is not None:
                 setattr(layer, name, _parameter(old, old[kept]))
-        layer.num_channels = layer.num_groups = len(kept)
+        layer.num_channels, layer.num_groups = len(kept), len(kept) // each
         return layer
 
     prune_in_channels = prune_out_channels

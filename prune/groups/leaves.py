@@ -1,6 +1,6 @@
 """Effects of layers on channels: which they read, which they make, which they treat one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ def is_convolution(layer: nn.Module) -> bool:
     """Whether this convolves as torch does: a subclass may compute anything."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     turned = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    plain = any(type(layer).forward is kind.forward for kind in (*kinds, *turned))
-    return isinstance(layer, MaskedConv) or (isinstance(layer, (*kinds, *turned)) and plain)
+    if isinstance(layer, MaskedConv) or not isinstance(layer, (*kinds, *turned)):
+        return isinstance(layer, MaskedConv)
+    return any(type(layer).forward is kind.forward for kind in (*kinds, *turned))
 
 
 def makes_channels(layer: nn.Module) -> bool:
@@ -35,6 +36,8 @@ def makes_channels(layer: nn.Module) -> bool:
 
 def rule_of(layer: nn.Module) -> Rule | None:
     """The rule of this layer as a whole for channels; None where what it calls is followed."""
+    if isinstance(layer, torch.jit.ScriptModule):
+        return closed if any(True for _ in layer.parameters()) else None
     if isinstance(layer, SubpelConv):
         return _subpel
     if isinstance(layer, GroupedConv):
@@ -55,7 +58,7 @@ def rule_of(layer: nn.Module) -> Rule | None:
         return _layer_norm
     known = type(layer).__module__.startswith("torch.nn")
     holds_weights = any(True for _ in layer.parameters(recurse=False))
-    return _closed if known and holds_weights and not _is_container(layer) else None
+    return closed if known and holds_weights and not _is_container(layer) else None
 
 
 def _is_container(layer: nn.Module) -> bool:
@@ -137,12 +140,14 @@ def _one_by_one(book: Book, name: str, _: nn.Module, labels: Tensor, output: Ten
 def _group_norm(book: Book, name: str, layer: nn.Module, labels: Tensor, output: Tensor) -> Tensor:
     assert isinstance(layer, nn.GroupNorm)
     made = _one_by_one(book, name, layer, labels, output)
-    if layer.num_groups < layer.num_channels:
+    if layer.num_groups == 1 < layer.num_channels:
         book.hold(
             made,
-            f"normalised by {name}, a GroupNorm, whose mean and variance are over several "
-            "channels (a BatchNorm, or a GroupNorm of one channel a group, could lose some)",
+            f"normalised by {name}, a GroupNorm of one group, whose mean and variance are over all "
+            "channels (a BatchNorm could lose some, or a GroupNorm of several groups whole ones)",
         )
+    by_group = book.atoms.of(name, "norm", layer.num_channels).view(layer.num_groups, -1)
+    book.atoms.tie(by_group, by_group[:, :1])
     return made
 
 
@@ -155,14 +160,33 @@ def _layer_norm(book: Book, name: str, layer: nn.Module, labels: Tensor, output:
     return labels
 
 
-def _closed(book: Book, name: str, layer: nn.Module, labels: Tensor, output: Tensor) -> Tensor:
+def closed(book: Book, name: str, layer: nn.Module, labels: Tensor, output: Tensor) -> Tensor:
     """A layer of torch's own that is not taken apart, such as MultiheadAttention."""
     kind = type(layer).__name__
-    book.hold(labels, f"read by {name}, a {kind}, which is not taken apart")
+    book.hold(labels, closed_to(name, layer))
     made = book.atoms.of(name, "out", output.shape[-1])
     made = along(made, output.dim() - 1, output.shape)
     book.hold(made, f"made by a {kind}, which is not taken apart")
     return made
+
+
+def closed_to(name: str, layer: nn.Module) -> str:
+    return f"read by {name}, a {type(layer).__name__}, which is not taken apart"
+
+
+def own_values(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A layer's own parameters, and numbers beside them that its file holds, by their keys.
+
+    Others cannot be rebuilt from a file, and large ones are no entries of channels.
+    """
+    yield from layer.named_parameters(recurse=False)
+    for key, value in layer.named_buffers(recurse=False):
+        kept = key not in layer._non_persistent_buffers_set
+        if kept and value.is_floating_point() and value.numel() <= LARGEST_BUFFER:
+            yield key, value
+
+
+LARGEST_BUFFER = 2**16
 
 
 def is_reparametrised(layer: nn.Module) -> bool:

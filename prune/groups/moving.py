@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prune.groups.counts import tie_cut
 from prune.groups.labels import once, varying
 from prune.groups.operations import Book
 
@@ -39,6 +40,8 @@ def tie_picked(book: Book, labels: Tensor | None, index: Any) -> None:
             continue
         if isinstance(pick, int):
             book.tied_along(labels, {place})
+        elif isinstance(pick, slice) and pick.step is None:
+            tie_cut(book, labels, place, pick.start, pick.stop)
         place += 1
 
 

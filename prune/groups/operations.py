@@ -107,9 +107,17 @@ def _those(labels: Tensor) -> Tensor:
 def elementwise(book: Book, labels: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     """Labels of what is computed from several tensors entry by entry.
 
-    One number of a parameter that all channels meet, such as a rate's factor, ties nothing.
+    What all channels of another tensor meet with one entry, such as a rate's factor or a gate of
+    one channel, is tied to none of them; made by a layer, it stays.
     """
-    apart = [x for x in labels if not (book.is_of_parameter(x) and once(x).numel() == 1)]
+    apart = []
+    for i, x in enumerate(labels):
+        others = [*labels[:i], *labels[i + 1 :]]
+        if any(_is_spread(x, other) for other in others):
+            if not book.is_of_parameter(x):
+                book.hold(x, "each of its channels meets all channels of another tensor")
+        else:
+            apart.append(x)
     total, *rest = sorted(apart or labels, key=book.is_of_parameter)
     for other in rest:
         book.atoms.tie(total, other)
@@ -117,9 +125,16 @@ def elementwise(book: Book, labels: Sequence[Tensor], shape: Sequence[int]) -> T
     return total.expand(tuple(shape)) if total.shape != tuple(shape) else total
 
 
+def _is_spread(x: Tensor, other: Tensor) -> bool:
+    """Whether `x` has one entry where `other` has one for each channel."""
+    missing = other.dim() - x.dim()
+    return any(d < missing or (other.shape[d] > 1 == x.shape[d - missing]) for d in varying(other))
+
+
 def each_channel(book: Book, name: str, labels: Tensor, shape: Sequence[int]) -> Tensor:
     """Labels of (N, C, ...) behind what keeps N and C."""
-    if varying(labels) <= {0, 1} and tuple(labels.shape[:2]) == tuple(shape[:2]):
+    labels = book.tied_along(labels, varying(labels) - {0, 1})
+    if tuple(labels.shape[:2]) == tuple(shape[:2]):
         core = once(labels)
         core = core.reshape(*core.shape[:2], *[1] * (len(shape) - 2))
         return core.expand(tuple(shape))

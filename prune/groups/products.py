@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from prune.groups import operations
-from prune.groups.labels import none
+from prune.groups.labels import none, varying
 from prune.groups.leaves import convolved, owner_of
 
 if TYPE_CHECKING:
@@ -34,8 +34,12 @@ def product(
         return operations.unknown(book, name, before, shape)
     if any(isinstance(x, nn.Parameter) for x in given):
         return operations.unknown(book, f"{name} with a parameter", before, shape)
+    for x, known in zip(given, labels, strict=True):
+        if known is None and (owner := owner_of(x, follower.owners)):
+            weight = f"{name} with the weight of {owner} (call the layer itself)"
+            return operations.unknown(book, weight, before, shape)
     if name == "scaled_dot_product_attention" and min(map(len, shapes)) >= 2:
-        return operations.attention(book, labels[:3], shapes[:3], shape)
+        return _attended(follower, args, kwargs, shape)
     if name == "einsum":
         equation = next((x for x in args if isinstance(x, str)), kwargs.get("equation", ""))
         if len(given) == 2:
@@ -50,22 +54,63 @@ def product(
     return operations.unknown(book, name, before, shape)
 
 
+def _attended(follower: Follower, args: tuple, kwargs: dict, shape: Sequence[int]) -> Tensor:
+    book = follower.book
+    parts: list[Tensor] = [args[i] if i < len(args) else kwargs[key]
+                           for i, key in enumerate(("query", "key", "value"))]  # fmt: skip
+    labels = [follower.labels(x) for x in parts]
+    scale = kwargs.get("scale", args[6] if len(args) > 6 else None)
+    query = labels[0]
+    if scale is None and query is not None and query.dim() - 1 in varying(query):
+        book.note(
+            query,
+            "scaled_dot_product_attention, which scales by their number (give it scale=, a number)",
+        )
+    return operations.attention(book, labels, [x.shape for x in parts], shape)
+
+
 def convolution_called(
     follower: Follower, name: str, args: tuple, kwargs: dict, before: list[Tensor], output: Tensor
 ) -> Tensor:
     """A convolution as a function: of a layer's weight, as that layer."""
-    x = kwargs.get("input", args[0] if args else None)
-    weight = kwargs.get("weight", args[-1] if len(args) == 1 else (*args, None)[1])
+    x, weight, bias, *rest = _by_name(args, kwargs, ("input", "weight", "bias"))
     labels = follower.labels(x) if isinstance(x, Tensor) else None
     owner = owner_of(weight, follower.owners)
     layer = follower.layers.get(owner) if owner else None
-    if labels is None or not isinstance(layer, _ConvNd):
+    groups = kwargs.get("groups", rest[3] if len(rest) > 3 else 1)
+    if labels is not None and owner is None and groups == x.shape[1] == output.shape[1]:
+        return _each_by_itself(follower, name, x, weight, bias, output)
+    turned = "transpose" in name
+    if labels is None or not isinstance(layer, _ConvNd) or layer.transposed != turned:
+        whose = "no layer's" if owner is None else f"that of {owner}, another kind of layer"
         return operations.unknown(
-            follower.book, f"{name}, whose weight is no layer's", before, output.shape
+            follower.book, f"{name}, whose weight is {whose}", before, output.shape
         )
     assert owner is not None
     return convolved(follower.book, owner, layer.in_channels, layer.out_channels, layer.groups,
                      labels, output)  # fmt: skip
+
+
+def _by_name(args: tuple, kwargs: dict, names: Sequence[str]) -> list[Any]:
+    """Arguments by position or name, those of `names` first and present."""
+    missing = [name for name in names[len(args) :]]
+    return [*args, *(kwargs.get(name) for name in missing)]
+
+
+def _each_by_itself(
+    follower: Follower, name: str, x: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor
+) -> Tensor:
+    """A depthwise convolution by a parameter, or by numbers such as those of a blur."""
+    book = follower.book
+    known = follower.labels(x)
+    assert known is not None
+    labels = operations.each_channel(book, name, known, output.shape)
+    for value in (weight, bias):
+        theirs = follower.labels(value) if isinstance(value, Tensor) else None
+        if theirs is not None and 0 in varying(theirs):
+            first = labels[:1].flatten(2)[0, :, :1] if labels.dim() > 2 else labels[0, :, None]
+            book.atoms.tie(theirs.reshape(len(theirs), -1), first)
+    return labels
 
 
 def without_grid(follower: Follower, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -39,13 +39,13 @@ def remove_from(
 
 
 def _cut_parameter(codec: VideoCodec, name: str, dim: int, indices: list[int]) -> None:
-    """Remove these entries along `dim` of a parameter that is in no layer."""
+    """Remove these entries along `dim` of a parameter or buffer that is in no layer."""
     parent, _, key = name.rpartition(".")
     owner = codec.get_submodule(parent)
     old = getattr(owner, key)
     left = [i for i in range(old.shape[dim]) if i not in set(indices)]
     new = old.detach().index_select(dim, torch.tensor(left, device=old.device))
-    setattr(owner, key, nn.Parameter(new))
+    setattr(owner, key, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
 
 
 def _cut(

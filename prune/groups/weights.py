@@ -149,7 +149,8 @@ def filter_norms(producers: Sequence[tuple[Weighted, Tensor]], size: int) -> Ten
         weight, dim = original(layer), output_dim(layer)
         channels = along_weight(layer, channels)
         squares = squares + sum_by_channel(weight.square(), channels, size, dim)
-        entries = entries + sum_by_channel(torch.ones_like(weight), channels, size, dim)
+        each = weight.new_full(channels.shape, weight.numel() / channels.numel())
+        entries = entries + sum_by_channel(each, channels, size, 0)
     return torch.as_tensor(squares / entries).sqrt()
 
 

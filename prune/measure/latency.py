@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from prune.measure.runtimes import Running, Runtime, Setting
+from lvc.runtimes import Precision, Runtime, Setting
 from prune.onnx_export.bundle import example_inputs
 from vcodecs import DecoderGraph, VideoCodec
 
@@ -26,7 +26,7 @@ def compare_latency(
     provider: str = "CPUExecutionProvider",
     note: str = "",
     runtime: Runtime | Literal["torch"] = "onnxruntime",
-    precision: str = "fp32",
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """One row of the report's `latency`.
 
@@ -85,6 +85,7 @@ def _alternate(decoders: Sequence["_Decoder"], runs: int) -> list[list[np.ndarra
     return times
 
 
+Running = Callable[[], object]
 Opener = Callable[[DecoderGraph, Mapping[str, np.ndarray]], Running]
 
 
@@ -95,28 +96,31 @@ class _Decoder:
         graphs = codec.steady_graphs(height, width)
         self.size = graphs[0].size
         self.names = [graph.name for graph in graphs]
-        self.inputs = [example_inputs(graph) for graph in graphs]
-        self.graphs = [opened(*pair) for pair in zip(graphs, self.inputs, strict=True)]
+        self.graphs = [opened(graph, example_inputs(graph)) for graph in graphs]
 
     def run(self) -> np.ndarray:
         """Seconds of each graph."""
         seconds = []
-        for running, inputs in zip(self.graphs, self.inputs, strict=True):
+        for running in self.graphs:
             start = time.perf_counter()
-            running(inputs)
+            running()
             seconds.append(time.perf_counter() - start)
         return np.array(seconds)
 
 
 def _graphs(setting: Setting, folder: Path) -> Opener:
-    return lambda graph, inputs: setting.open(folder / f"{graph.name}.onnx", inputs)
+    def opened(graph: DecoderGraph, inputs: Mapping[str, np.ndarray]) -> Running:
+        running = setting.open(folder / f"{graph.name}.onnx")
+        return lambda: running.run(inputs)
+
+    return opened
 
 
 def _eager(graph: DecoderGraph, inputs: Mapping[str, np.ndarray]) -> Running:
     """As a codec is run that nobody has exported."""
     tensors = [torch.from_numpy(value) for value in inputs.values()]
 
-    def run(_: Mapping[str, np.ndarray]) -> None:
+    def run() -> None:
         with torch.inference_mode():
             graph(*tensors)
 

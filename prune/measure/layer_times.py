@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from lvc.files import atomic_write
+from lvc.runtimes import Setting
 from prune.measure.latency import device_name
 from prune.measure.layer_graphs import can_chain, graph_inputs, layer_graph
 from prune.measure.layer_kinds import LayerKind
-from prune.measure.runtimes import Setting
 
 WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Channel counts that are measured; between them times are interpolated."""
@@ -133,9 +133,9 @@ def _timer(setting: Setting) -> Timer:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "layer.onnx"
             path.write_bytes(model.SerializeToString())
-            run = setting.open(path, given)
-            run(given)
-            times = [_seconds(lambda: run(given)) for _ in range(RUNS)]
+            graph = setting.open(path)
+            graph.run(given)
+            times = [_seconds(lambda: graph.run(given)) for _ in range(RUNS)]
         torch.set_flush_denormal(False)
         return best(times) * 1000 / layers
 

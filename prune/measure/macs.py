@@ -1,7 +1,7 @@
 """Counting multiply-accumulates with torch's own counter, on shapes alone."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,10 @@ from vcodecs.parts import module_of
 
 @dataclass(frozen=True)
 class Macs:
-    """MACs for one P frame: by layer (the last module that holds weights) and by module."""
+    """MACs for one P frame: by layer (the last module that holds weights) and by module.
+
+    Products that are in no layer, those of an attention, are of the module whose code takes them.
+    """
 
     by_layer: dict[str, int]
     by_module: dict[str, int]
@@ -33,16 +36,18 @@ def decoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
     It is one behind another P frame; layers that only the first one needs count 0.
 
     Counted: convolutions, transposed ones over their input positions, masked ones densely, GDN as
-    the 1x1 convolution that it is, deformable ones with what their fetching takes. Not counted,
-    as by torch's counter: warping, activations, element-wise arithmetic; nor the products of an
-    attention, which are in no layer.
+    the 1x1 convolution that it is, deformable ones with what their fetching takes, and products of
+    tensors, such as those of an attention, in the code of the decoder's modules. Not counted, as by
+    torch's counter: warping, activations, element-wise arithmetic.
     """
     shadow = _shadow(codec)
     by_layer = _zero(shadow, codec.decoder_modules())
+    layers, containers = set(by_layer), _containers(shadow, by_layer)
     for graph in shadow.steady_graphs(height, width):
         inputs = [torch.empty(s, device="meta") for s in graph.input_shapes().values()]
-        _count(graph, inputs, by_layer)
-    return _macs(by_layer, codec.decoder_modules())
+        _count(graph, inputs, by_layer, containers)
+    counted = {name: macs for name, macs in by_layer.items() if macs or name in layers}
+    return _macs(counted, codec.decoder_modules())
 
 
 def encoder_macs(codec: VideoCodec, height: int, width: int) -> Macs:
@@ -89,9 +94,24 @@ def _zero(codec: nn.Module, modules: Sequence[str]) -> dict[str, int]:
     return layers
 
 
+def _containers(codec: VideoCodec, layers: Iterable[str]) -> list[str]:
+    """Modules of the decoder that are in no layer and are none themselves."""
+    known = set(layers)
+    inside = codec.decoder_modules()
+    return [
+        name
+        for name, _ in codec.named_modules()
+        if module_of(name, inside) and module_of(name, known) is None
+    ]
+
+
 @torch.no_grad()
-def _count(runner: nn.Module, inputs: list, by_layer: dict[str, int]) -> None:
+def _count(
+    runner: nn.Module, inputs: list, by_layer: dict[str, int], containers: Iterable[str] = ()
+) -> None:
     """Add the MACs of one call of `runner`, whose attribute `codec` is the codec, by layer.
+
+    Of `containers` what none of their layers counts.
 
     A layer inside another (the one that steers a deformable convolution) counts for itself alone.
     """
@@ -105,13 +125,13 @@ def _count(runner: nn.Module, inputs: list, by_layer: dict[str, int]) -> None:
     def leave(name: str):
         def hook(*_: object) -> None:
             own = counter.get_total_flops() - elsewhere.pop()
-            by_layer[name] += own // 2
+            by_layer[name] = by_layer.get(name, 0) + own // 2
             elsewhere[:] = [count + own for count in elsewhere]
 
         return hook
 
     hooks = []
-    for name in by_layer:
+    for name in {**by_layer, **dict.fromkeys(containers)}:
         layer = runner.get_submodule(f"codec.{name}")
         hooks.append(layer.register_forward_pre_hook(enter))
         hooks.append(layer.register_forward_hook(leave(name)))

@@ -29,6 +29,9 @@ def assemble(job: Job, folders: dict[str, Path], seconds: dict[str, float]) -> R
     recipe = job.recipe
     sparse = job.load(folders["finetune"] / "weights.safetensors")
     quality = read_json(folders["evaluate"] / "quality.json")
+    entries = quality["entries"]
+    if "evaluate_int8" in folders:
+        entries += read_json(folders["evaluate_int8"] / "quality.json")["entries"]
     speed = read_json(folders["measure"] / "speed.json")
     curves = read_json(folders["sparse"] / "curves.json")
     curves += read_json(folders["finetune"] / "curves.json")
@@ -44,7 +47,7 @@ def assemble(job: Job, folders: dict[str, Path], seconds: dict[str, float]) -> R
             "macs": _macs(job, sparse) | {"onnx": speed["onnx_macs"]},
             "parameters": _parameters(job.teacher, sparse),
             "latency": speed["latency"],
-            "quality": quality["entries"],
+            "quality": entries,
             "parity": {
                 **read_json(folders["shrink"] / "parity.json"),
                 "torch_vs_onnx": max(one["torch_vs_onnx"] for one in bundles),

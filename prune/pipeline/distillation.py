@@ -32,12 +32,13 @@ def distillers(
     device = next(student.parameters()).device
     weights = AdaptiveWeights(section.momentum, section.adaptive)
     if larger is not None:
-        larger = larger.to(device)
+        larger = larger.to(device, memory_format=torch.channels_last)
         names = common_taps(student, larger)
         adapters = make_adapters(student, larger, names)
         taps = [Tap(name) for name in names]
         return [Distiller(student, larger, taps, "network", section.weight, weights, adapters)]
-    teacher = copy.deepcopy(teacher).to(device)
+    # As the trainer has the student: see there.
+    teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last)
     taps = [_tap(channels, teacher, name, kept) for name in find_taps(teacher)]
     return [Distiller(student, teacher, taps, section.source, section.weight, weights)]
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from prune.recipe.schema import TeacherRecipe, TrainSection
 from prune.training.phases import Phase
 from prune.training.settings import TrainerSettings
+from prune.training.tensorboard import check_tensorboard
 from prune.training.tradeoff import Tradeoff
 from vcodecs import Stage, UserError, VideoCodec
 from vcodecs.intra import create_intra
@@ -77,6 +78,10 @@ def settings_of(
     if section.intra:
         with recipe.blame(f"{key}.intra"):
             intra = create_intra(section.intra)
+    folder = None
+    if section.tensorboard:
+        check_tensorboard(recipe.at(f"{key}.tensorboard"))
+        folder = recipe.output / "tensorboard" / key
     return TrainerSettings(
         tradeoff=tradeoff_of(recipe, codec),
         seed=recipe.seed,
@@ -94,5 +99,6 @@ def settings_of(
         skips=section.skips,
         average=section.average,
         validate_every=section.validate_every,
+        tensorboard=folder,
         minutes=minutes,
     )

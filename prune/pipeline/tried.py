@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -15,6 +16,7 @@ from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.job import Job
 from vcodecs import Reference, UserError, checkpoints
 from vcodecs.coding import can_code
+from vcodecs.deform import Operator, has_deformable
 from vcodecs.intra import NetworkIntra
 
 SIDE = 128
@@ -46,6 +48,11 @@ def try_out(job: Job) -> Tried:
         with _trying("export"):
             folder = Path(place) / "onnx"
             export_bundle(codec, folder, Size(SIDE, SIDE, size.dynamic), size.deformable)
+        for other in get_args(Operator) if has_deformable(codec) else ():
+            if other != size.deformable:
+                with _trying(f"export with {other}"):
+                    place_of = Path(place) / other.lower()
+                    export_bundle(codec, place_of, Size(SIDE, SIDE, size.dynamic), other)
         with _trying("coding a frame and decoding it"):
             frames = check_bundle(codec, folder, clip)
         if isinstance(job.intra, NetworkIntra):

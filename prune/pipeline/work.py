@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, set_flush_denormal
 
-from lvc.decode import INTRA_FOLDER
+from lvc.decode import INT8_FOLDER, INTRA_FOLDER
+from lvc.runtimes import Runtime, has_openvino, openvino_precisions
 from prune.data.source import ClipError
 from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
@@ -17,10 +18,10 @@ from prune.evaluation.spread import Spread
 from prune.groups.shrink import masked_copy
 from prune.measure.latency import compare_latency, providers
 from prune.measure.onnx_macs import bundle_macs
-from prune.measure.runtimes import has_openvino, openvino_precisions
 from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
+from prune.pipeline.int8 import add_int8, int8_networks
 from prune.pipeline.job import Job
 from prune.pipeline.steps import read_json, write_json
 from prune.pipeline.training import phases_of
@@ -153,6 +154,39 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
         write_json(folder / "quality.json", {"entries": entries, "warnings": notes})
 
 
+def export_pruned(job: Job, codec: VideoCodec, folder: Path) -> None:
+    """`export`, and graphs of 8 bits where the recipe asks for them."""
+    export(job, codec, folder)
+    if job.recipe.export.precision == "int8":
+        chosen = add_int8(codec, folder, [source for source, _ in job.train_sources], job.intra)
+        console.print(
+            f"  8 bits: {chosen.layers} layers, {len(chosen.kept)} stay float; "
+            f"{-chosen.loss_db:+.2f} dB and {chosen.bits_percent:+.1f} % bits on training clips"
+        )
+
+
+def measure_int8(job: Job, final: Path, bundle: Path, folder: Path) -> None:
+    """The pruned codec with graphs of 8 bits against the dense one, as `measure_quality`."""
+    section, sparse = job.recipe.evaluate, job.load(final / WEIGHTS)
+    entries = []
+    for source in job.eval_sources:
+        result = evaluate(
+            {"dense": job.teacher, "sparse": sparse},
+            source,
+            job.intra,
+            job.teacher.rates(),
+            section.frames,
+            section.gop,
+            clips=section.clips,
+            progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
+            pictures=0,
+            receivers={"sparse": int8_networks(bundle)},
+        )
+        set_flush_denormal(False)
+        entries.append(result.quality_entry(f"{source.name}, graphs of 8 bits"))
+    write_json(folder / "quality.json", {"entries": entries})
+
+
 def export(job: Job, codec: VideoCodec, folder: Path) -> None:
     """One ONNX bundle, checked against torch: in every output, and by decoding what torch codes.
 
@@ -200,6 +234,11 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
         for operator in places["dense"]
         for provider in providers()
     ]
+    if size.precision == "int8":
+        rows += _eight_bits(lambda place, **runtime: compare_latency(
+            (job.teacher, bundles["dense"]), (codecs["sparse"], place), height, width,
+            section.runs, section.threads, note="graphs of 8 bits", precision="int8", **runtime,
+        ), bundles["sparse"])  # fmt: skip
     rows += _other_runtimes(lambda **runtime: compare(job.recipe.export.deformable, **runtime))
     counted = {}
     for name, codec in codecs.items():
@@ -209,6 +248,12 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
         place = places[name].get("DeformConv", bundles[name])
         counted[name] = bundle_macs(place, [graph.name for graph in graphs], shapes)
     write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
+
+
+def _eight_bits(compare: Callable[..., dict[str, Any]], bundle: Path) -> list[dict[str, Any]]:
+    """The dense decoder in float32 against the pruned one in 8 bits, on each runtime."""
+    runtimes: list[Runtime] = ["onnxruntime", "openvino"] if has_openvino() else ["onnxruntime"]
+    return [compare(bundle / INT8_FOLDER, runtime=runtime) for runtime in runtimes]
 
 
 def _other_runtimes(compare: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:

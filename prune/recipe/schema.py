@@ -21,9 +21,9 @@ from pydantic import (
 )
 
 from lvc.pictures import SIZE_MULTIPLE
+from lvc.runtimes import Runtime
 from prune.data import SourceSpec
 from prune.evaluation.coding_loop import Bits
-from prune.measure.runtimes import Runtime
 from prune.recipe.reading import Located
 from prune.training.precision import Precision
 from vcodecs.deform import Operator
@@ -111,7 +111,15 @@ class DataSection(Section):
 
 
 HOW = frozenset(
-    ("checkpoint_seconds", "keep_checkpoints", "accumulate", "recompute", "compile", "skips")
+    (
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "accumulate",
+        "recompute",
+        "compile",
+        "skips",
+        "tensorboard",
+    )
 )
 """Keys of a training that say how it is computed: they change its result by rounding alone."""
 
@@ -145,6 +153,7 @@ class TrainSection(Section):
     skips: int = Field(
         3, ge=1, le=10**6, description="steps in a row without a finite loss that end it"
     )
+    tensorboard: bool = Field(False, description="write to output/tensorboard what it shows")
     average: float | None = Field(
         None, gt=0, lt=1, description="decay of averaged weights, which are then what is left"
     )
@@ -284,6 +293,9 @@ class ExportSection(Section):
     dynamic: bool = Field(True, description="any frame size by 64, or just `height` x `width`")
     height: Side = 256
     width: Side = 448
+    precision: Literal["fp32", "int8"] = Field(
+        "fp32", description="int8: of the pruned codec also graphs of 8 bits, in the bundle's int8"
+    )
     deformable: Operator = Field(
         "DeformConv", description="of deformable convolutions; GridSample where a runtime lacks it"
     )
@@ -331,10 +343,3 @@ class Recipe(TeacherRecipe):
     finetune: TrainSection
     export: ExportSection = ExportSection()
     measure: MeasureSection = MeasureSection()
-
-    @model_validator(mode="after")
-    def _codes_twice(self) -> "Recipe":
-        """The teacher's own run over a frame goes on from its last one, and cannot be repeated."""
-        if self.distill.source == "network" and (self.train.recompute or self.finetune.recompute):
-            raise ValueError("`recompute` does not go with distill.source network; take local")
-        return self

@@ -11,10 +11,11 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a table; `tone` is "" or one of missing, good, bad."""
+    """Text of a table; `tone` is "" or one of missing, good, bad. `link`: a relative address."""
 
     text: str
     tone: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ def markdown(table: Table) -> str:
     lines = [
         " | ".join(markdown_text(name) for name in table.header),
         " | ".join("---" if at < table.words else "---:" for at in range(len(table.header))),
-        *(" | ".join(markdown_text(cell.text) for cell in row) for row in table.rows),
+        *(" | ".join(_markdown_cell(cell) for cell in row) for row in table.rows),
     ]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = markdown_text(cell.text)
+    return f"[{text}]({cell.link})" if cell.link else text

@@ -136,6 +136,38 @@ def rate_distortion(entry: Quality) -> str | None:
         return _svg(figure)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A point of a chart and its name."""
+
+    x: float
+    y: float
+    label: str
+
+
+def pareto(points: Sequence[Labelled], xlabel: str, ylabel: str, better: int) -> str:
+    """Runs as points, with a line through those that none beats: less x, and less or more y.
+
+    `better`: 1 where more y is better, -1 where less is. Runs on the line are named.
+    """
+    front: list[Labelled] = []
+    for point in sorted(points, key=lambda p: (p.x, -better * p.y)):
+        if not front or better * point.y > better * front[-1].y:
+            front.append(point)
+    with _chart(3.3) as (figure, ax):
+        ax.plot([p.x for p in points], [p.y for p in points], "o", color=DENSE, markersize=5)
+        xs, ys = [p.x for p in front], [p.y for p in front]
+        ax.plot(xs, ys, color=SPARSE, marker="o", markersize=6)
+        for point in front:
+            ax.annotate(
+                point.label, (point.x, point.y), (6, -11 * better), textcoords="offset points",
+                color=MUTED, fontsize=8,
+            )  # fmt: skip
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.margins(0.15)
+        return _svg(figure)
+
+
 def training(curves: Sequence[TrainingCurve], fields: Sequence[str], label: str) -> str | None:
     """One or more fields of all stages over the steps, stage after stage; None without values."""
     colours = {"budget": ACCENT, "beta": MUTED}

@@ -32,7 +32,7 @@ def write_report(report: Report, folder: Path, pictures: Pictures | None = None)
 
 
 def _html(report: Report, shown: list, left_out: int) -> str:
-    template = _environment(autoescape=True).get_template("report.html.j2")
+    template = environment(html=True).get_template("report.html.j2")
     return template.render(
         **_facts(report),
         module_bars=_module_bars(report),
@@ -46,20 +46,20 @@ def _html(report: Report, shown: list, left_out: int) -> str:
 
 
 def _markdown(report: Report) -> str:
-    environment = _environment(autoescape=False)
-    environment.filters["md"] = cells.markdown_text
-    environment.filters["table"] = cells.markdown
-    return environment.get_template("report.md.j2").render(**_facts(report))
+    return environment(html=False).get_template("report.md.j2").render(**_facts(report))
 
 
-def _environment(autoescape: bool) -> Environment:
-    return Environment(
+def environment(html: bool) -> Environment:
+    """The templates of this folder, those of HTML or of Markdown."""
+    found = Environment(
         loader=PackageLoader("prune", "report"),
-        autoescape=autoescape,
+        autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters |= {"md": cells.markdown_text, "table": cells.markdown}
+    return found
 
 
 def _facts(report: Report) -> dict[str, Any]:

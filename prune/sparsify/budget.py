@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from lvc.runtimes import Setting, check_setting
 from prune.groups.channels import Channels
 from prune.measure.layer_times import LayerTimes, layer_times
-from prune.measure.runtimes import Setting, check_setting
 from prune.recipe.schema import Budget, MeasureSection, TimeBudget
 from prune.sparsify.cost import CostModel
 from prune.sparsify.time_cost import TimeCost

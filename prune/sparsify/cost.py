@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prune.groups.channels import Channels
-from prune.groups.weights import convolution
+from prune.groups.shrink import shrunk_copy
+from prune.groups.weights import Weighted, convolution
 from prune.measure.deformable import fetching_share
 from prune.measure.macs import decoder_macs
 from vcodecs import VideoCodec
@@ -39,7 +40,7 @@ class CostModel:
         row = {name: i for i, name in enumerate(self.layers)}
         for g, group in enumerate(channels.groups):
             for member in group.members:
-                if member.layer not in row:
+                if member.layer not in row or not _has_widths(codec, member.layer):
                     continue
                 ins, outs = _widths(codec, member.layer)
                 count = sum(len(indices) for indices in member.channels) / group.size
@@ -47,11 +48,25 @@ class CostModel:
                     self.inputs[row[member.layer], g] += count / ins
                 if member.side in ("out", "norm"):
                     self.outputs[row[member.layer], g] += count / outs
+        self._add_products(codec, channels, (height, width))
         # What no group covers stays: symbols, pictures, motion vectors.
         self.fixed_inputs = 1 - self.inputs @ self.sizes
         self.fixed_outputs = 1 - self.outputs @ self.sizes
         shares = [_fetching(codec, name) for name in self.layers]
         self.fetching = torch.tensor(shares, dtype=torch.float64)
+
+    def _add_products(self, codec: VideoCodec, channels: Channels, size: tuple[int, int]) -> None:
+        """What is no layer's, as the products of an attention, falls with each group evenly: by how
+        much is counted on a decoder that lacks one unit of it."""
+        rows = [i for i, name in enumerate(self.layers) if not _has_widths(codec, name)]
+        if not rows:
+            return
+        for g, group in enumerate(channels.groups):
+            kept = {group.name: list(range(1, group.size))}
+            less = decoder_macs(shrunk_copy(codec, kept, channels), *size).by_layer
+            for row in rows:
+                gone = self.macs[row] - less.get(self.layers[row], 0)
+                self.inputs[row, g] = gone / self.macs[row]
 
     def price(self, ins: Tensor, outs: Tensor, rows: Tensor | None = None) -> Tensor:
         """Cost of each layer with these parts (..., L) of its inputs and outputs.
@@ -115,6 +130,12 @@ def _fetching(codec: VideoCodec, name: str) -> float:
     """The part of a layer's cost that does not depend on its outputs."""
     layer = codec.get_submodule(name)
     return fetching_share(layer.out_channels) if isinstance(layer, DeformableConv) else 0.0
+
+
+def _has_widths(codec: VideoCodec, name: str) -> bool:
+    """Whether this is a layer, whose cost is a product of its inputs and outputs."""
+    layer = codec.get_submodule(name)
+    return isinstance(layer, CompressAIGDN | SubpelConv | Weighted)
 
 
 def _widths(codec: VideoCodec, name: str) -> tuple[int, int]:

@@ -60,6 +60,7 @@ class Sparsifier:
         self.target = 1.0
         self.keep = 1.0
         self._penalty: Tensor | float = 0.0
+        self._counts = torch.tensor([float(group.size) for group in channels.groups])
         self._floors = [
             allowed_counts(g, settings.align, settings.floor)[0] for g in channels.groups
         ]
@@ -83,7 +84,8 @@ class Sparsifier:
             masked.gate = self._gate(i, learns)
             gates.append(masked.gate.value.sum())
         counts = torch.stack(gates).cpu()
-        self.keep = float(self.cost.fraction(counts.detach()))
+        self._counts = counts.detach()
+        self.keep = float(self.cost.fraction(self._counts))
         self._penalty, self._excess = 0.0, 0.0
         # A stage may only give away what its own modules cost; the encoder's cost nothing here.
         if self.cost.total(self.cost.sizes, trained) > 0:
@@ -101,6 +103,17 @@ class Sparsifier:
 
     def figures(self) -> dict[str, float]:
         return {"beta": self.beta, "keep": self.keep, "budget": self.target}
+
+    def details(self) -> dict[str, float]:
+        """The part of its prunable channels that each module keeps."""
+        kept: dict[str, float] = {}
+        sizes: dict[str, float] = {}
+        for masked, count in zip(self.groups, self._counts.tolist(), strict=True):
+            group = masked.group
+            module = module_of(group.name, self.codec.decoder_modules()) or group.name
+            kept[module] = kept.get(module, 0.0) + count * group.width
+            sizes[module] = sizes.get(module, 0.0) + group.size * group.width
+        return {f"kept/{module}": kept[module] / sizes[module] for module in kept}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -26,6 +26,9 @@ class Companion(Protocol):
     def figures(self) -> dict[str, float]:
         """Figures for the curves and the progress bar."""
 
+    def details(self) -> dict[str, float]:
+        """Figures for those who look closer (TensorBoard), by names like `kept/MODULE`."""
+
     def close(self) -> None:
         """Leave the codec as it was found, but for what it has learnt."""
 

@@ -1,6 +1,7 @@
 """Settings of a training beside its phases."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -44,5 +45,7 @@ class TrainerSettings:
     """Steps between two scores on held-back clips."""
     capture: bool = True
     """Record steps as CUDA graphs, on a single GPU and where nothing trains along."""
+    tensorboard: Path | None = None
+    """Folder of what TensorBoard shows; None: nothing is written for it."""
     minutes: float | None = None
     """A time box: all phases that are left are over after so long."""

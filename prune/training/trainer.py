@@ -38,6 +38,7 @@ from prune.training.processes import Processes
 from prune.training.saved_state import SavedStates
 from prune.training.settings import TrainerSettings
 from prune.training.step import TrainingStep, resume
+from prune.training.tensorboard import PICTURES_EVERY, Board
 from vcodecs import UserError, VideoCodec
 from vcodecs.parts import module_of
 
@@ -79,6 +80,7 @@ class Trainer:
         self.curves: list[Curve] = []
         self.total_steps = sum(phase.steps for phase in self.phases)
         self.skipped = self.skipped_in_a_row = 0
+        self.board: Board | None = None
 
     def run(self) -> list[Curve]:
         """Train what is left to train; returns the curves of all phases."""
@@ -86,8 +88,12 @@ class Trainer:
         self.processes = Processes(self.accelerator.device)
         self.scaler = make_scaler(self.accelerator)
         self._check_batches()
-        with arithmetic(self.settings), noted_signals() as self.asked:
-            self._run()
+        try:
+            with arithmetic(self.settings), noted_signals() as self.asked:
+                self._run()
+        finally:
+            if self.board:
+                self.board.close()
         self.codec.eval().requires_grad_(True)
         return self.curves
 
@@ -102,6 +108,8 @@ class Trainer:
             start = self._position(saved)
         box = TimeBox(self.settings.minutes * 60) if self.settings.minutes is not None else None
         done = sum(phase.steps for phase in self.phases[: start.phase]) + start.step
+        if self.settings.tensorboard and self.processes.first:
+            self.board = Board(self.settings.tensorboard, done)
         self.codec.train()
         with Progress(self.title, self.total_steps, min(done, self.total_steps)) as progress:
             for index in range(start.phase, len(self.phases)):
@@ -171,7 +179,12 @@ class Trainer:
                 shown = logged | pace.figures() | {"skipped": self.skipped}
                 if self.processes.first:
                     log(self.folder, phase.name, number, shown)
+                if self.board:
+                    self.board.show(steps_before + number, shown, self.companions)
                 progress.show(phase.name, steps_before + round(at.part * phase.steps), shown)
+            if self.board and (number % PICTURES_EVERY == 0 or at.part >= 1):
+                tradeoff = self.settings.tradeoff
+                self.board.picture(steps_before + number, self.codec, clip, phase, tradeoff)
             if self.best.is_due(at, phase):
                 self.best.score(self.codec, self.average, self.accelerator, phase, number)
             if at.part < 1:

@@ -1,0 +1,1 @@
+"""Sweeps: one recipe at every combination of some settings, a run each."""
