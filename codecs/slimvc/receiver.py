@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lvc.program import Step
 from vcodecs.contract import Coding, DecoderGraph, grapher
+from vcodecs.entropy import BitEstimator
 from vcodecs.layers import layer_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def coding(codec: "SlimVC") -> Coding:
         latent = codec.encoder(frame)
         return latent, codec.hyper_encoder(torch.cat((latent, known["previous_latent"]), dim=1))
 
+    prior = codec.hyper_prior
+    assert isinstance(prior, BitEstimator)
     return Coding(
         steps=(
             Step("run", "temporal_prior", after_intra="temporal_prior_after_intra"),
@@ -45,7 +48,7 @@ def coding(codec: "SlimVC") -> Coding:
             Step("relative", "latent", distribution="normal"),
             Step("run", "reconstruction"),
         ),
-        priors={"latent": codec.hyper_prior},
+        priors={"latent": prior},
         analyse=analyse,
     )
 
