@@ -94,7 +94,7 @@ def create(
     a checkpoint that is missing, damaged or made for another codec. Without
     a `preset` it is that of the checkpoint, else "official" or the codec's first.
     """
-    kind = codec_class(name, base)
+    kind = codec_class(name) if base is None else codec_class(name, base)
     if preset is None:
         preset = _preset_of(kind, checkpoint)
     if preset not in kind.presets:

@@ -12,3 +12,8 @@ weights      what makes, scales and shifts a group's channels: norms, zeros
 removal      channels cut out of layers; layer_rules: how, for layers of our own
 shrink       masks turned into smaller layers, with the proof that nothing else changed
 """
+
+from prune.groups.find import find_groups
+from prune.groups.shrink import check_same, masked_copy, shrunk_copy
+
+__all__ = ["check_same", "find_groups", "masked_copy", "shrunk_copy"]
