@@ -27,15 +27,16 @@ from lvc.bundle import BundleNetworks
 from lvc.container import Reader, Writer
 from lvc.decode import INTRA_FOLDER
 from lvc.files import atomic_write
-from lvc.intra import create_pictures
+from lvc.intra import NetworkPictures, create_pictures
 from lvc.packets import MismatchError
-from lvc.player import CodedPictures, NetworkPictures, Player
+from lvc.player import Player
 from prune.data import open_source
 from prune.evaluation.clips import read_clips
 from prune.measure.latency import cpu_name
 from prune.onnx_export.bundle import Size, export_bundle
 from vcodecs.coding import TorchNetworks
-from vcodecs.encode import CodedIntraEncoder, Encoder, NetworkIntraEncoder
+from vcodecs.encode import Encoder
+from vcodecs.intra import create_intra
 
 CODECS = ("dcvc_small", "dcvc_hem_small", "fvc_small", "dcvc_base", "fvc_base")
 INTRA = {"dcvc_hem_small": "dcvc_hem_intra_small"}
@@ -92,11 +93,7 @@ def code(name, arguments):
         export_bundle(intra, place / "bundle" / INTRA_FOLDER, Size(256, 448))
     names = []
     for info, frames in read_clips(open_source(arguments.clips), arguments.frames, None, {}):
-        pictures = (
-            NetworkIntraEncoder(TorchNetworks(intra))
-            if learned
-            else CodedIntraEncoder(create_pictures(COMMON), COMMON)
-        )
+        pictures = create_intra(f"network:checkpoint={learned}" if learned else COMMON)
         frames = cropped(frames, arguments.crop)
         encoder = Encoder(networks, pictures, len(frames), RATE.get(name))
         height, width = frames.shape[-2:]
@@ -136,7 +133,7 @@ def ends(name, runtime, count, arguments):
         networks = BundleNetworks(place / "bundle", threads=count)
         inside = place / "bundle" / INTRA_FOLDER
         intra = BundleNetworks(inside, threads=count, intra=True) if name in INTRA else None
-    pictures = NetworkPictures(intra) if intra else CodedPictures(create_pictures(COMMON))
+    pictures = NetworkPictures(intra) if intra else create_pictures(COMMON)
     found = {}
     for file in json.loads((place / "coded.json").read_text()):
         with Reader(place / file) as reader:

@@ -219,7 +219,7 @@ def _openvino() -> Any:
         import openvino
     except ImportError as error:
         raise UserError(
-            "openvino is not installed: pip install 'leanvc[openvino]', or set runtime onnxruntime"
+            "openvino is not installed: pip install 'openvino>=2025.0', or set runtime onnxruntime"
         ) from error
     return openvino
 

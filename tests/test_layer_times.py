@@ -215,7 +215,7 @@ def test_a_runtime_that_cannot_do_it_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="onnxruntime has no bf16 on CPUs"):
         check_setting("onnxruntime", "bf16")
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(UserError, match=r"pip install 'leanvc\[openvino\]'"):
+    with pytest.raises(UserError, match=r"pip install 'openvino>=2025\.0'"):
         check_setting("openvino", "fp32")
 
 

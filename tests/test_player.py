@@ -24,8 +24,9 @@ from playing import (
 import lvc
 from lvc.container import Reader
 from lvc.decode import open_bundle
+from lvc.intra import NetworkPictures
 from lvc.packets import DamageError
-from lvc.player import NetworkPictures, Player
+from lvc.player import Player
 from vcodecs.__main__ import main
 
 pytestmark = pytest.mark.player

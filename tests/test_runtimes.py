@@ -108,7 +108,7 @@ def test_a_runtime_that_is_not_installed_is_told_before_anything_is_opened(
     monkeypatch.setattr(runtimes, "_core", None)
     given = ("--bundle", folder / "fvc", "--runtime", "openvino")
     assert decode(folder, "fvc", tmp_path / "out.mkv", *given) == 2
-    assert "pip install 'leanvc[openvino]'" in capfd.readouterr().err
+    assert "pip install 'openvino>=2025.0'" in capfd.readouterr().err
 
 
 def test_onnxruntime_has_no_bf16(folder, tmp_path, capfd):

@@ -8,6 +8,7 @@ from reference_fill import fill_codec, picture
 import vcodecs
 from lvc.levels import open_networks
 from lvc.program import decompress
+from lvc.runtimes import Setting
 from prune.groups.find import find_groups
 from prune.groups.shrink import masked_copy, shrunk_copy
 from prune.measure.macs import decoder_macs, encoder_macs
@@ -195,7 +196,7 @@ def test_one_width_is_pruned_like_any_codec(codec):
 def test_the_rate_of_each_frame_selects_its_width_in_torch_and_in_bundles(codec, tmp_path):
     export_bundle(codec, tmp_path, Size(96, 144))
     assert check_bundle(codec, tmp_path, CLIP) == 10
-    sender, receiver = TorchNetworks(codec), open_networks(tmp_path, threads=1)
+    sender, receiver = TorchNetworks(codec), open_networks(tmp_path, setting=Setting(threads=1))
     here = there = {"reference": pad(CLIP[:1], multiple=48).numpy()}
     for frame, rate in zip(CLIP[1:], (4.0, 1.0, 1.2), strict=True):
         sent = compress(sender, pad(frame[None], multiple=48), here, rate)
