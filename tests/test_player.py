@@ -27,6 +27,7 @@ from lvc.decode import open_bundle
 from lvc.intra import NetworkPictures
 from lvc.packets import DamageError
 from lvc.player import Player
+from lvc.runtimes import Setting
 from vcodecs.__main__ import main
 
 pytestmark = pytest.mark.player
@@ -225,6 +226,9 @@ class OtherArithmetic:
     def __getattr__(self, name):
         return getattr(self.networks, name)
 
+    def at(self, rate):
+        return OtherArithmetic(self.networks.at(rate), self.off)
+
     def run(self, *given):
         found = self.networks.run(*given)
         return {name: value * np.float32(1 + self.off) for name, value in found.items()}
@@ -239,7 +243,7 @@ def test_a_whole_file_is_not_called_damaged_where_this_machine_computes_otherwis
     if where == "I" and name != "dcvc_hem":
         pytest.skip("its I frames are lossless here: no network decodes them")
     with Reader(path) as reader:
-        networks, intra = open_bundle(folder / name, reader.header, 1)
+        networks, intra = open_bundle(folder / name, reader.header, Setting(threads=1))
         if where == "P":
             networks = OtherArithmetic(networks, 2.0**-8)
         else:
@@ -259,6 +263,6 @@ def test_a_damaged_file_is_still_called_damaged(folder, tmp_path):
     data[packet.offset + packet.length // 2] ^= 1
     (tmp_path / "a.lvc").write_bytes(data)
     with Reader(tmp_path / "a.lvc") as reader:
-        networks, intra = open_bundle(folder / "fvc", reader.header, 1)
+        networks, intra = open_bundle(folder / "fvc", reader.header, Setting(threads=1))
         with pytest.raises(DamageError, match="damaged at byte"):
             list(Player(reader, networks, intra).pictures())
