@@ -51,6 +51,9 @@ class Watch:
     def __getattr__(self, name):
         return getattr(self.networks, name)
 
+    def at(self, rate):
+        return self
+
     @property
     def steps(self):
         for step in self.networks.steps:
