@@ -188,15 +188,24 @@ def measure_int8(job: Job, final: Path, bundle: Path, folder: Path) -> None:
 
 
 def export(job: Job, codec: VideoCodec, folder: Path) -> None:
+    """`export_checked` at the recipe's size, on a real clip."""
+    section = job.recipe.export
+    size = Size(section.height, section.width, section.dynamic)
+    worst, frames = export_checked(job, codec, folder, size, real_clip(job))
+    write_json(folder / "parity.json", {"torch_vs_onnx": worst, "decoded_frames": frames})
+
+
+def export_checked(
+    job: Job, codec: VideoCodec, folder: Path, size: Size, clip: Tensor
+) -> tuple[float, int]:
     """One ONNX bundle, checked against torch: in every output, and by decoding what torch codes.
 
     A codec with deformable convolutions gets a second one inside it, which computes them by the
     operator that the recipe does not name: both are timed. Learned I frames have their own in
-    `intra`, where a player looks for it.
+    `intra`, where a player looks for it. Returns the largest difference, and how many frames of
+    `clip` (T, 3, H, W) were decoded.
     """
-    section = job.recipe.export
-    size = Size(section.height, section.width, section.dynamic)
-    clip, worst, frames = real_clip(job), [], 0
+    worst, frames = [], 0
     for operator, place in _bundles(job, codec, folder).items():
         worst.append(export_bundle(codec, place, size, operator))
         frames += check_bundle(codec, place, clip)
@@ -204,7 +213,7 @@ def export(job: Job, codec: VideoCodec, folder: Path) -> None:
         network, place = job.intra.network.cpu(), folder / INTRA_FOLDER
         worst.append(export_bundle(network, place, size))
         frames += check_bundle(network, place, clip)
-    write_json(folder / "parity.json", {"torch_vs_onnx": max(worst), "decoded_frames": frames})
+    return max(worst), frames
 
 
 def _bundles(job: Job, codec: VideoCodec, folder: Path) -> dict[Operator, Path]:
