@@ -60,7 +60,7 @@ def traced(parts: Sequence[Part]) -> dict[str, onnx.ModelProto]:
     except KEPT:
         raise
     except Exception:  # the exporter lets anything through that a codec's code raises
-        models = {}
+        models: dict[str, onnx.ModelProto] = {}
         for part in parts:
             with explained(part.name), _silence():
                 models |= _traced([part])

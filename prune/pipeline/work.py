@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, set_flush_denormal
 
 from lvc.decode import INT8_FOLDER, INTRA_FOLDER
-from lvc.runtimes import Runtime, has_openvino, openvino_precisions
+from lvc.runtimes import Runtime, Setting, has_openvino, openvino_precisions
 from prune.data.source import ClipError
 from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
 from prune.evaluation.spread import Spread
 from prune.groups.shrink import masked_copy
-from prune.measure.latency import compare_latency, providers
+from prune.measure.latency import How, compare_latency, providers
 from prune.measure.onnx_macs import bundle_macs
+from prune.measure.torch_ways import way_of
 from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
@@ -31,7 +32,7 @@ from prune.sparsify.time_cost import TimeCost
 from prune.training.companion import Companion
 from prune.training.settings import device_of
 from prune.training.trainer import Trainer
-from vcodecs import VideoCodec, checkpoints
+from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.deform import Operator, has_deformable
 from vcodecs.intra import NetworkIntra
 
@@ -231,24 +232,25 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     width = section.latency_width if size.dynamic else size.width
     places = {name: _bundles(job, codec, bundles[name]) for name, codec in codecs.items()}
 
-    def compare(operator: Operator, note: str = "", **runtime: Any) -> dict[str, Any]:
+    def compare(operator: Operator, how: How, note: str = "") -> dict[str, Any]:
         dense, sparse = ((codec, places[name][operator]) for name, codec in codecs.items())
         return compare_latency(
-            dense, sparse, height, width, section.runs, section.threads, note=note, **runtime
+            dense, sparse, height, width, section.runs, section.threads, note, how
         )
 
     several = len(places["dense"]) > 1
     rows = [
-        compare(operator, operator if several else "", provider=provider)
+        compare(operator, Setting(provider=provider), operator if several else "")
         for operator in places["dense"]
         for provider in providers()
     ]
     if size.precision == "int8":
-        rows += _eight_bits(lambda place, **runtime: compare_latency(
+        rows += _eight_bits(lambda place, how: compare_latency(
             (job.teacher, bundles["dense"]), (codecs["sparse"], place), height, width,
-            section.runs, section.threads, note="graphs of 8 bits", precision="int8", **runtime,
+            section.runs, section.threads, "graphs of 8 bits", how,
         ), bundles["sparse"])  # fmt: skip
-    rows += _other_runtimes(lambda **runtime: compare(job.recipe.export.deformable, **runtime))
+    chosen = job.recipe.export.deformable
+    rows += _other_runtimes(section.torch, lambda how: compare(chosen, how))
     counted = {}
     for name, codec in codecs.items():
         graphs = codec.steady_graphs(section.height, section.width)
@@ -259,22 +261,27 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
 
 
-def _eight_bits(compare: Callable[..., dict[str, Any]], bundle: Path) -> list[dict[str, Any]]:
+def _eight_bits(compare: Callable[[Path, How], dict[str, Any]], bundle: Path) -> list[dict]:
     """The dense decoder in float32 against the pruned one in 8 bits, on each runtime."""
     runtimes: list[Runtime] = ["onnxruntime", "openvino"] if has_openvino() else ["onnxruntime"]
-    return [compare(bundle / INT8_FOLDER, runtime=runtime) for runtime in runtimes]
+    return [compare(bundle / INT8_FOLDER, Setting(name, "int8")) for name in runtimes]
 
 
-def _other_runtimes(compare: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
-    """OpenVINO where it is installed and knows all operators, and what users run before: torch."""
+def _other_runtimes(ways: Sequence[str], compare: Callable[[How], dict[str, Any]]) -> list[dict]:
+    """OpenVINO where it is installed and knows all operators, and torch in these ways.
+
+    What this machine cannot do is told and left out.
+    """
+    precisions = openvino_precisions() if has_openvino() else ()
+    settings: list[How] = [Setting("openvino", precision) for precision in precisions]
     rows = []
-    for precision in openvino_precisions() if has_openvino() else ():
+    for how in (*settings, *map(way_of, ways)):
         try:
-            rows.append(compare(runtime="openvino", precision=precision))
-        except RuntimeError as error:  # all that OpenVINO raises
+            rows.append(compare(how))
+        except (RuntimeError, UserError) as error:  # all that OpenVINO and torch raise
             said = next(iter(str(error).splitlines()), "")
-            console.print(f"OpenVINO {precision} cannot run these graphs and is left out: {said}")
-    return [*rows, compare(runtime="torch")]
+            console.print(f"{how.version} {how.precision} is left out: {said}")
+    return rows
 
 
 # ---------------------------------------------------------------------- shared

@@ -24,6 +24,7 @@ from lvc.pictures import SIZE_MULTIPLE
 from lvc.runtimes import Runtime
 from prune.data import SourceSpec
 from prune.evaluation.coding_loop import Bits
+from prune.measure.torch_ways import Spelling
 from prune.recipe.reading import Located
 from prune.training.precision import Precision
 from vcodecs.deform import Operator
@@ -308,6 +309,9 @@ class MeasureSection(Section):
     latency_width: Side = 448
     runs: int = Field(15, ge=1, description="timed runs of each model, interleaved")
     threads: int | None = Field(None, ge=1, le=1024, description="the machine's cores where absent")
+    torch: list[Spelling] = Field(
+        ["eager"], description="rows of torch: as `compiled`, `channels-last bf16`; [] for none"
+    )
 
     def cores(self) -> int:
         """`threads`, or the machine's cores."""
