@@ -21,6 +21,7 @@ equal MACs the choice by time against the choice by MACs.
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -88,7 +89,9 @@ def main():
             found = measure()
         except (UserError, RuntimeError) as error:  # OpenVINO's and torch's are RuntimeErrors
             found = {"why": next(iter(str(error).splitlines()), "")[:300]}
-        results["cases"][case] = found | {"torch": torch.__version__.split("+")[0]}
+        # What else the machine did: runnable processes, a minute's average.
+        about = {"torch": torch.__version__.split("+")[0], "load": round(os.getloadavg()[0], 1)}
+        results["cases"][case] = found | about
         write(results)
         print(f"{case}: {json.dumps(found)}", flush=True)
 

@@ -11,7 +11,7 @@ from torch import Tensor, set_flush_denormal
 
 from lvc.decode import INT8_FOLDER, INTRA_FOLDER
 from lvc.runtimes import Runtime, Setting, has_openvino, openvino_precisions
-from prune.data.source import ClipError
+from prune.data.source import ClipError, Source
 from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
 from prune.evaluation.spread import Spread
@@ -116,25 +116,15 @@ def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
 
 def measure_quality(job: Job, final: Path, folder: Path) -> None:
     """Dense against sparse on the evaluation clips."""
-    section = job.recipe.evaluate
-    codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
+    section, processes = job.recipe.evaluate, job.processes
     entries: list[dict] = []
     notes: list[str] = []
+    share = Spread(processes.rank, processes.count, processes.gathered)
     for number, source in enumerate(job.eval_sources):
-        result = evaluate(
-            codecs,
-            source,
-            job.intra,
-            job.teacher.rates(),
-            section.frames,
-            section.gop,
-            clips=section.clips,
-            device=_device(job),
-            progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
+        result = _evaluated(
+            job, final, source, device=_device(job), bits=section.bits, spread=share,
             pictures=section.pictures if number == 0 else 0,
-            bits=section.bits,
-            spread=Spread(job.processes.rank, job.processes.count, job.processes.gathered),
-        )
+        )  # fmt: skip
         entry = result.quality_entry(source.name)
         if section.anchors:
             console.print(f"  {', '.join(section.anchors)} on {source.name}")
@@ -148,11 +138,38 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
                 f"evaluation of {source.name}: codec {job.teacher.name} has no `coding`, "
                 "so the bits of its P frames are estimates"
             )
-        if number == 0 and job.processes.first:
+        if number == 0 and processes.first:
             _save_pictures(result, folder / "pictures.npz")
     job.teacher.cpu()
-    if job.processes.first:
+    if processes.first:
         write_json(folder / "quality.json", {"entries": entries, "warnings": notes})
+
+
+def measure_int8(job: Job, final: Path, bundle: Path, folder: Path) -> None:
+    """The pruned codec with graphs of 8 bits against the dense one, as `measure_quality`."""
+    entries = []
+    for source in job.eval_sources:
+        receivers = {"sparse": int8_networks(bundle)}
+        result = _evaluated(job, final, source, pictures=0, receivers=receivers)
+        set_flush_denormal(False)
+        entries.append(result.quality_entry(f"{source.name}, graphs of 8 bits"))
+    write_json(folder / "quality.json", {"entries": entries})
+
+
+def _evaluated(job: Job, final: Path, source: Source, **how: Any) -> Evaluation:
+    """Dense against sparse on the clips of a source; `how`: arguments of `evaluate`."""
+    section = job.recipe.evaluate
+    return evaluate(
+        {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)},
+        source,
+        job.intra,
+        job.teacher.rates(),
+        section.frames,
+        section.gop,
+        clips=section.clips,
+        progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
+        **how,
+    )
 
 
 def export_pruned(job: Job, codec: VideoCodec, folder: Path) -> None:
@@ -164,28 +181,6 @@ def export_pruned(job: Job, codec: VideoCodec, folder: Path) -> None:
             f"  8 bits: {chosen.layers} layers, {len(chosen.kept)} stay float; "
             f"{-chosen.loss_db:+.2f} dB and {chosen.bits_percent:+.1f} % bits on training clips"
         )
-
-
-def measure_int8(job: Job, final: Path, bundle: Path, folder: Path) -> None:
-    """The pruned codec with graphs of 8 bits against the dense one, as `measure_quality`."""
-    section, sparse = job.recipe.evaluate, job.load(final / WEIGHTS)
-    entries = []
-    for source in job.eval_sources:
-        result = evaluate(
-            {"dense": job.teacher, "sparse": sparse},
-            source,
-            job.intra,
-            job.teacher.rates(),
-            section.frames,
-            section.gop,
-            clips=section.clips,
-            progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
-            pictures=0,
-            receivers={"sparse": int8_networks(bundle)},
-        )
-        set_flush_denormal(False)
-        entries.append(result.quality_entry(f"{source.name}, graphs of 8 bits"))
-    write_json(folder / "quality.json", {"entries": entries})
 
 
 def export(job: Job, codec: VideoCodec, folder: Path) -> None:
