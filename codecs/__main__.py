@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lvc.container import Header
@@ -29,7 +31,8 @@ from lvc.program import Levels
 from lvc.runtimes import Setting
 from vcodecs import VideoCodec, registry
 from vcodecs.coding import TorchNetworks, can_code
-from vcodecs.encode import Encoder, encode_file
+from vcodecs.control import LeastPsnr, MostBits
+from vcodecs.encode import Coded, Encoder, encode_file
 from vcodecs.intra import IntraCodec, NetworkIntra, create_intra
 
 
@@ -48,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("target", type=Path, metavar="OUT.lvc")
     encode.add_argument("--weights", required=True, help="a checkpoint, or bundled weights' name")
     encode.add_argument("--rate", type=float, help="of codecs of many rates, such as 1.5")
+    control = encode.add_mutually_exclusive_group()
+    control.add_argument(
+        "--most-bits", type=float, metavar="BPP", help="a P frame's bits per pixel at most"
+    )
+    control.add_argument(
+        "--least-psnr", type=float, metavar="DB", help="a P frame's PSNR at least; --rate: I frames"
+    )
     encode.add_argument(
         "--intra",
         default="hevc:qp=22",
@@ -83,7 +93,19 @@ def _encode(given: argparse.Namespace) -> None:
     inside = given.bundle and bundle_at(given.bundle, setting)
     receiver = _receiver(inside, networks, setting)
     encoder = Encoder(networks, _intra(given), given.intra_period, rate, receiver)
-    encode_file(given.source, given.target, encoder, given.frames)
+    encode_file(given.source, given.target, encoder, given.frames, _control(given, codec))
+
+
+def _control(
+    given: argparse.Namespace, codec: VideoCodec
+) -> Callable[[Encoder, np.ndarray], Coded]:
+    if given.most_bits is None and given.least_psnr is None:
+        return Encoder.code
+    if len(codec.rates()) == 1:
+        raise UserError(
+            f"--most-bits, --least-psnr: {codec.name} has one rate, that of its weights"
+        )
+    return LeastPsnr(given.least_psnr) if given.most_bits is None else MostBits(given.most_bits)
 
 
 def _intra(given: argparse.Namespace) -> IntraCodec:

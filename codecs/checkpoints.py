@@ -117,7 +117,8 @@ def load_into(codec: VideoCodec, checkpoint: str | Path, key: str | None = None)
         raise UserError(f"{where}: one file of several: join their tensors into one file first")
     if path.suffix == ".safetensors":
         _check_origin(codec, path)
-        state = unwrapped(codec, safetensors.torch.load_file(path), where, key)
+        state = _own(codec, path, safetensors.torch.load_file(path), where)
+        state = unwrapped(codec, state, where, key)
         _check_kinds(codec, state, where)
         state = {name: value.float() for name, value in state.items()}
         resize(codec, state)
@@ -271,7 +272,17 @@ def _check_widths(codec: VideoCodec, path: Path) -> None:
 
 def _check_origin(codec: VideoCodec, path: Path) -> None:
     metadata = read_metadata(path)
-    for key, mine in (("codec", codec.name), ("preset", codec.preset)):
-        theirs = metadata.get(key, mine)
-        if theirs != mine:
-            raise UserError(f"checkpoint {path}: made for {key} {theirs}, not {mine}")
+    for key, mine in (("codec", (codec.name,)), ("preset", (codec.preset, *codec.inside()))):
+        theirs = metadata.get(key, mine[0])
+        if theirs not in mine:
+            raise UserError(f"checkpoint {path}: made for {key} {theirs}, not {mine[0]}")
+
+
+def _own(codec: VideoCodec, path: Path, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The codec's own weights: those in the file, or a part of those of a preset it is inside."""
+    preset = read_metadata(path).get("preset", codec.preset)
+    if preset == codec.preset:
+        return state
+    whole = type(codec)(preset)
+    whole.load_official({name: value.float() for name, value in state.items()}, where)
+    return codec.out_of(whole).state_dict()

@@ -250,6 +250,14 @@ class VideoCodec(nn.Module, ABC):
         """A codec of its own, with weights of its own, that codes as this one at that level."""
         raise UserError(f"codec {self.name}: it has one level only")
 
+    def inside(self) -> tuple[str, ...]:
+        """Other presets whose weights hold this one's, as a level's are inside those of all."""
+        return ()
+
+    def out_of(self, whole: "VideoCodec") -> "VideoCodec":
+        """A codec of this preset with its weights out of those of a preset of `inside`."""
+        raise UserError(f"codec {self.name} {self.preset}: it is no part of {whole.preset}")
+
     @abstractmethod
     def code(
         self, frame: Tensor, reference: Reference, rate: float | Tensor | None, upto: str | None

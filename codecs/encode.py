@@ -1,5 +1,6 @@
 """Video files to .lvc files, with torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -73,27 +74,48 @@ class Encoder:
             arithmetic=getattr(self.receiver, "arithmetic", None),
         )
 
-    def code(self, picture: np.ndarray) -> Coded:
-        """The next picture, uint8 RGB (3, H, W)."""
-        number, self._number = self._number, self._number + 1
-        if number % self.intra_period == 0:
-            rate = self.rate if self.intra.rate is None else self.intra.rate
+    @property
+    def next_is_intra(self) -> bool:
+        """Whether the next picture becomes an I frame."""
+        return self._number % self.intra_period == 0
+
+    def code(self, picture: np.ndarray, rate: float | None = None) -> Coded:
+        """The next picture, uint8 RGB (3, H, W); a `rate` of its own, else the encoder's."""
+        coded, following = self._coded(picture, rate)
+        self._number, self._before = self._number + 1, following
+        return coded
+
+    def attempt(self, picture: np.ndarray, rate: float) -> Coded:
+        """What `code` would make of it; the encoder stays where it is."""
+        return self._coded(picture, rate)[0]
+
+    def _coded(self, picture: np.ndarray, rate: float | None) -> tuple[Coded, Tensors]:
+        rate = self.rate if rate is None else single(rate)
+        if self.next_is_intra:
+            rate = rate if self.intra.rate is None else self.intra.rate
             sent = self.intra.encode(torch.from_numpy(as_float(picture)), rate)
             frame = sent.frame.numpy()
-            self._before = {"reference": padded(frame, self.networks.multiple)}
-            return Coded("I", sent.payload, sent.digest, as_picture(frame), rate)
+            following = {"reference": padded(frame, self.networks.multiple)}
+            return Coded("I", sent.payload, sent.digest, as_picture(frame), rate), following
         given = torch.from_numpy(padded(as_float(picture), self.networks.multiple))
-        coded = compress(self.networks, given, self._before, self.rate, self.receiver)
-        self._before = coded.following
-        shown = self._before["reference"][..., : picture.shape[1], : picture.shape[2]]
+        coded = compress(self.networks, given, self._before, rate, self.receiver)
+        shown = coded.following["reference"][..., : picture.shape[1], : picture.shape[2]]
         found = digest(coded.symbols)
-        return Coded("P", coded.payload, found, as_picture(shown), self.rate, coded)
+        made = Coded("P", coded.payload, found, as_picture(shown), rate, coded)
+        return made, coded.following
 
 
 def encode_file(
-    source: Path, target: Path, encoder: Encoder, frames: int | None = None
+    source: Path,
+    target: Path,
+    encoder: Encoder,
+    frames: int | None = None,
+    code: Callable[[Encoder, np.ndarray], Coded] = Encoder.code,
 ) -> FrameProgress:
-    """Write `source` as an .lvc file; stopped early, what is written so far can be decoded."""
+    """Write `source` as an .lvc file; stopped early, what is written so far can be decoded.
+
+    `code`: a rate control (`vcodecs.control`).
+    """
     with open_source(source) as video:
         header = encoder.header(video.width, video.height, video.fps, video.display)
         total = min(filter(None, (video.frames, frames)), default=None)
@@ -103,7 +125,7 @@ def encode_file(
                 if number == frames:
                     break
                 try:
-                    coded = encoder.code(picture)
+                    coded = code(encoder, picture)
                 except UserError as error:
                     raise UserError(f"{source}, frame {number}: {error}") from error
                 length = writer.write(coded.kind, coded.payload, coded.rate, coded.digest, time)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from .latents import Checkerboard, Plain, Quarters, Relative, Waves
-from .steps import Factor, First, Hyper, Keep, Run, Step, StepKind
+from .steps import Factor, First, Hyper, Keep, Level, Run, Step, StepKind
 
 KEPT = ("feature", "latent", "motion_latent")
 """Tensors that every program keeps for the next frame where they are made."""
@@ -11,6 +11,7 @@ KEPT = ("feature", "latent", "motion_latent")
 KINDS: dict[str, type[StepKind]] = {
     "first": First,
     "factor": Factor,
+    "level": Level,
     "run": Run,
     "hyper": Hyper,
     "plain": Plain,

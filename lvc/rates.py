@@ -32,6 +32,17 @@ def rate_factor(points: np.ndarray, rate: float | None) -> np.ndarray:
     return log_linear(points[nearest], points[neighbour], abs(part)).reshape(1, 1, 1, 1)
 
 
+def level_weights(count: int, rate: float | None) -> np.ndarray:
+    """(1, count, 1, 1), float32: the shares of the two whole rates beside `rate`, 0 elsewhere.
+
+    RateError for a missing rate, or one out of range.
+    """
+    if rate is None or not 0 <= rate <= count - 1:
+        raise RateError(f"rate {rate}: this codec takes one from 0 to {count - 1}")
+    distance = np.abs(np.float32(rate) - np.arange(count, dtype=np.float32))
+    return np.maximum(np.float32(1) - distance, np.float32(0)).reshape(1, -1, 1, 1)
+
+
 def single(rate: float | None) -> float | None:
     """A file holds rates in single precision, and sender and receiver have to mean the same."""
     return None if rate is None else float(np.float32(rate))

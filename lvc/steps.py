@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .frame import HYPER_STRIDE, Frame
+from .rates import level_weights
 from .tables import Distribution
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Kind = Literal[
     "first",
     "factor",
+    "level",
     "run",
     "hyper",
     "plain",
@@ -34,6 +36,10 @@ Kind = Literal[
 ]
 
 
+MOST_LEVELS = 64
+"""Channels of a "level" step, at most."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a program.
@@ -42,6 +48,7 @@ class Step:
     |--------------|--------|--------------------------------------------------------------------|
     | first        | tensor | behind an I frame: it is `copies` of its picture, joined            |
     | factor       | tensor | it is the rate's factor, one number                                |
+    | level        | tensor | it is the shares of the whole rates beside the frame's             |
     | run          | graph  | runs a graph; `after_intra` is the one behind an I frame, if other  |
     | hyper        | stream | reads its hyper latent, whole numbers by channel tables            |
     | plain        | stream | reads whole numbers around STREAM_mean                             |
@@ -127,6 +134,24 @@ class Factor(StepKind):
         if self.name not in wiring.factors:
             raise ValueError(f"entropy.json: factors: there is none of {self.name}")
         wiring.note(self.name, 1, 0)
+
+    def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
+        return {self.name}
+
+
+class Level(StepKind):
+    """The rate as a vector with a channel for each whole rate, for networks that read it."""
+
+    def carry_out(self, frame: Frame) -> None:
+        count = frame.networks.channels(self.name)
+        frame.tensors[self.name] = level_weights(count, frame.rate)
+
+    def note(self, wiring: "Wiring") -> None:
+        if (shape := wiring.shapes.get(self.name)) is None:
+            raise ValueError(f"no graph has {self.name} as an input")
+        if shape.channels > MOST_LEVELS:
+            raise ValueError(f"{shape.channels} levels: there can be {MOST_LEVELS}")
+        wiring.note(self.name, shape.channels, 0)
 
     def made(self, wiring: "Wiring", known: set[str], behind_intra: bool) -> set[str]:
         return {self.name}

@@ -12,8 +12,8 @@ from vcodecs import checkpoints
 from vcodecs.__main__ import main
 
 WIDTH, HEIGHT, FRAMES = 100, 72, 5
-CODECS = ("dcvc", "dcvc_hem", "dcvc_sdd", "fvc", "slimvc")
-RATED = ("dcvc_hem", "dcvc_sdd", "slimvc")
+CODECS = ("dcvc", "dcvc_hem", "dcvc_sdd", "elf_vc", "fvc", "slimvc")
+RATED = ("dcvc_hem", "dcvc_sdd", "elf_vc", "slimvc")
 
 
 def write_clip(path, frames=FRAMES):

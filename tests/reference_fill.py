@@ -58,6 +58,11 @@ GAINS = {
     "feature_adaptor?.weight": 0.5,
     "mv_encoder.enc_3.2.weight": 0.5,
     "mv_decoder.out_?.0.weight": 0.3,
+    # ELF-VC, for which there is no reference data
+    "flow_hyper_encoder.4.weight": 12.0,
+    "residue_hyper_encoder.4.weight": 12.0,
+    "flow_decoder.head.weight": 3.0,
+    "residue_decoder.head.weight": 0.05,
     # FVC
     "aligner.offset_encoder.conv3.weight": 0.5,
     "resEncoder.conv3.weight": 0.2,
@@ -77,6 +82,8 @@ CENTRES = {
     "mv_y_prior_fusion.4.bias": (0.9, 1.0, 0.0),
     "y_spatial_prior.4.bias": (1.0, 0.0, 1.0, 0.0),
     "mv_y_spatial_prior.4.bias": (1.0, 0.0, 1.0, 0.0),
+    "flow_hyper_decoder.4.bias": (0.0, 1.0),
+    "residue_hyper_decoder.4.bias": (0.0, 1.0),
     "*parameters_net.conv3.bias": (0.0, 1.2),
     "contextualDecoder_part2.3.bias": (0.5,),
     "recon_generation_net.recon_conv.bias": (0.5,),
@@ -90,6 +97,7 @@ SPECIAL = {
     "*.f?.h": (0.2, 0.3),
     "*.f?.b": (0.0, 0.3),
     "*.f?.a": (0.0, 0.5),
+    "*log_gain": (0.5, 0.5),
     "*q_basic": (0.9, 0.6),
     "*q_basic_???": (1.0, 0.3),
 }

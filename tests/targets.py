@@ -35,7 +35,12 @@ from vcodecs import checkpoints, registry
 from vcodecs.coding import TorchNetworks
 
 HEIGHT, WIDTH, FRAMES, PERIOD = 52, 60, 5, 3
-INTRA = {"dcvc": "hevc:qp=30", "fvc": "lossless"}  # of other codecs a network
+INTRA = {
+    "dcvc": "hevc:qp=30",
+    "elf_vc": "lossless",
+    "fvc": "lossless",
+    "slimvc": "lossless",
+}  # of other codecs a network
 RUNTIMES = ("torch", "onnxruntime")
 LONGEST_MESSAGE = 500
 

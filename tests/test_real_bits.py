@@ -1,5 +1,6 @@
 """Frames to bytes and back: every codec, dense and shrunk, with torch and with onnxruntime."""
 
+import elf
 import fvc
 import hem
 import numpy as np
@@ -21,7 +22,7 @@ from vcodecs import UserError
 from vcodecs.coding import TorchNetworks, compress, entropy_of, identity
 
 SIZE, LARGE = (128, 192), (256, 448)
-CODECS = ("dcvc", "dcvc_hem", "dcvc_hem_intra", "dcvc_sdd", "fvc", "fvc with fusion")
+CODECS = ("dcvc", "dcvc_hem", "dcvc_hem_intra", "dcvc_sdd", "elf_vc", "fvc", "fvc with fusion")
 
 
 def make(name):
@@ -35,6 +36,8 @@ def make(name):
         return codec.eval()
     if name.startswith("fvc"):
         return fvc.lively("fusion" if "fusion" in name else "tiny").eval()
+    if name == elf.NAME:
+        return elf.lively()
     return sdd.lively() if name == sdd.NAME else hem.lively(name)
 
 

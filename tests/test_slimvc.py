@@ -219,3 +219,13 @@ def test_weights_load_strictly(tmp_path):
     assert again.preset == "tiny@0.5"
     with pytest.raises(UserError, match="made for preset"):
         vcodecs.create("slimvc", "tiny", path)
+
+
+def test_a_width_takes_its_weights_out_of_those_of_all_widths(codec, tmp_path):
+    path = tmp_path / "all.safetensors"
+    vcodecs.checkpoints.save(codec, path)
+    half = vcodecs.create("slimvc", "tiny@0.5", path).eval()
+    for one, other in zip(coded(half, None), coded(codec, 2.0), strict=True):
+        assert torch.equal(one.frame, other.frame)
+    with pytest.raises(UserError, match=r"made for preset tiny, not small@0\.5"):
+        vcodecs.create("slimvc", "small@0.5", path)

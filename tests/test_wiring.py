@@ -116,3 +116,39 @@ def test_behind_an_i_frame_pictures_can_stand_for_features():
     Wiring(graphs | {"picture": picture}, steps, {}, {}, {"reference"})
     with pytest.raises(ValueError, match="previous_feature has 9 channels"):
         Wiring(graphs, [Step("first", "previous_feature", copies=3)], {}, {}, {"reference"})
+
+
+# ---------------------------------------------------------------------- levels
+
+
+def with_levels(shape, step="level"):
+    graphs = {
+        "prior": graph({"latent_hyper": (4, 64)}, "latent_mean latent_scale"),
+        "picture": graph({"latent": (6, 16), "level": shape}, "frame"),
+    }
+    steps = (
+        Step("level", step),
+        Step("hyper", "latent"),
+        Step("run", "prior"),
+        Step("plain", "latent"),
+        Step("run", "picture"),
+    )
+    return Wiring(graphs, steps, {"latent": 4}, {}, {"reference"})
+
+
+def test_a_level_has_as_many_channels_as_the_graphs_say():
+    assert with_levels((8, 0)).shapes["level"] == Shape(8, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "step", "told"),
+    [
+        ((8, 16), "level", "8 channels of one number each here"),
+        ((65, 0), "level", "65 levels: there can be 64"),
+        ((2**31 - 1, 0), "level", "2147483647 levels"),
+        ((8, 0), "other", "no graph has other as an input"),
+    ],
+)
+def test_a_level_that_no_program_can_make_is_refused(shape, step, told):
+    with pytest.raises(ValueError, match=told):
+        with_levels(shape, step)

@@ -136,6 +136,14 @@ class SlimVC(VideoCodec):
         extract(self, alone, level)
         return alone.train(self.training)
 
+    def inside(self) -> tuple[str, ...]:
+        name, _, width = self.preset.partition("@")
+        return (name,) if width else ()
+
+    def out_of(self, whole: VideoCodec) -> VideoCodec:
+        assert isinstance(whole, SlimVC)
+        return whole.extract(self.presets[self.preset].factors[0])
+
     def _levels_of(self, rate: float | Tensor | None, count: int) -> list[int]:
         """The level of each frame of a batch."""
         last = self.levels - 1

@@ -22,6 +22,7 @@ from prune.measure.torch_ways import way_of
 from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
+from prune.pipeline.importance import losses_of
 from prune.pipeline.int8 import add_int8, int8_networks
 from prune.pipeline.job import Job
 from prune.pipeline.steps import read_json, write_json
@@ -48,8 +49,9 @@ def sparsify(job: Job, folder: Path) -> None:
     """Sparse training; leaves the masked codec and the channels to keep."""
     recipe = job.recipe
     curves: list[dict] = []
+    losses = _losses(job, folder) if recipe.prune.scores == "loss" else None
     if recipe.prune.method == "one-shot":
-        kept = job.one_shot()
+        kept = job.one_shot(losses)
         masked = masked_copy(job.teacher, job.channels, kept)
     else:
         masked, kept, curves = train_sparse(
@@ -62,6 +64,7 @@ def sparsify(job: Job, folder: Path) -> None:
             _device(job),
             lambda codec, along: _train(job, codec, "train", recipe.train, along, folder),
             job.larger_teacher,
+            losses,
         )
     if not job.processes.first:
         return
@@ -70,6 +73,31 @@ def sparsify(job: Job, folder: Path) -> None:
     if isinstance(job.cost, TimeCost):
         job.cost.times.save(folder / "layer_times.json")
     checkpoints.save(masked, folder / WEIGHTS)
+
+
+def _losses(job: Job, folder: Path) -> list[Tensor]:
+    """What is lost with each channel, measured by the first process and kept in the folder."""
+    found: list[list[float]] = []
+    if job.processes.first:
+        path, data = folder / "channel_losses.json", job.recipe.data
+        if path.exists():
+            found = read_json(path)
+        else:
+            console.print("  what the loss loses with each channel")
+            settings, section = job.settings("train"), job.recipe.prune
+            losses = losses_of(
+                job.teacher,
+                job.channels,
+                section,
+                job.train_sources,
+                data.batch,
+                data.crop,
+                settings,
+            )
+            job.teacher.cpu()
+            found = [one.tolist() for one in losses]
+            write_json(path, found)
+    return [torch.tensor(one, dtype=torch.float64) for one in job.processes.agreed(found)]
 
 
 def shrink(job: Job, sparse: Path, folder: Path) -> None:
