@@ -34,6 +34,7 @@ from prune.sparsify.budget import cost_of
 from prune.sparsify.cost import CostModel
 from prune.sparsify.selection import by_magnitude
 from vcodecs.coding import can_code
+from vcodecs.deform import has_deformable
 
 MACS_AT = 1088, 1920
 
@@ -89,15 +90,21 @@ class Pair:
         kept = by_magnitude(self.dense, self.channels, cost, settings)
         return shrunk_copy(self.dense, kept, self.channels).eval()
 
-    def bundle(self, which, codec):
+    def bundle(self, which, codec, deformable="DeformConv"):
         """The folder of a codec's bundle, made now where it has not been."""
         place = self.folder / self.name.replace(" ", "_").replace(",", "") / which
+        if deformable != "DeformConv":
+            place = place / deformable.lower()
         if not (place / "bundle.json").exists():
-            export_bundle(codec, place, Size(256, 448))
+            export_bundle(codec, place, Size(256, 448), deformable)
         return place
 
-    def bundles(self):
-        return self.bundle("dense", self.dense), self.bundle("pruned", self.pruned)
+    def bundles(self, how=None):
+        """Dense and pruned; of operators that the runtime of `how` has."""
+        lacks = isinstance(how, Setting) and how.runtime == "openvino"
+        operator = "GridSample" if lacks and has_deformable(self.dense) else "DeformConv"
+        return tuple(self.bundle(which, getattr(self, which), operator)
+                     for which in ("dense", "pruned"))  # fmt: skip
 
     def eight_bits(self):
         """Bundles whose layers have 8 bits, all of them that can."""
@@ -143,7 +150,7 @@ def gpu_ways():
 
 def way_case(pair, name, how, size, given):
     """Eager torch, and dense and pruned this way, round by round."""
-    dense, pruned = pair.eight_bits() if name.endswith("int8") else pair.bundles()
+    dense, pruned = pair.eight_bits() if name.endswith("int8") else pair.bundles(how)
     eager = way_of("cuda eager" if given.gpu else "eager")
     with torch_threads(given.threads):
         decoders = [

@@ -59,7 +59,7 @@ class BundleLevels:
         bound: bool = False,
     ) -> None:
         self.folder, self.margin = Path(folder), margin
-        content = read_json(self.folder / LEVELS, _check_levels, "list of levels")
+        content = read_json(self.folder / LEVELS, _check_levels, "readable levels")
         self.identity = content["weights"]
         self._options = setting or Setting(), intra, bound
         self._listed: list[Mapping[str, str]] = content["levels"]

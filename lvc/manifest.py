@@ -77,13 +77,13 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path, parsed: Callable[[Any], Any], what: str = "bundle") -> Any:
-    """A JSON file as `parsed` has it; its ValueErrors become the user's. `what` the file is of."""
+def read_json(path: Path, parsed: Callable[[Any], Any], what: str = "a readable bundle") -> Any:
+    """A JSON file as `parsed` has it; its ValueErrors become the user's. `what` it should be."""
     try:
         return parsed(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"{path}: not a readable {what} (there is no such file): give the folder of a bundle, "
+            f"{path}: not {what} (there is no such file): give the folder of a bundle, "
             "such as a run's onnx"
         ) from error
     except OSError as error:
@@ -92,7 +92,7 @@ def read_json(path: Path, parsed: Callable[[Any], Any], what: str = "bundle") ->
         reason = "nested too deeply"
     except ValueError as error:
         reason = str(error)
-    raise UserError(f"{path}: not a readable {what} ({reason}): export it again")
+    raise UserError(f"{path}: not {what} ({reason}): export it again")
 
 
 def _check_hash(path: Path, digest: str) -> None:

@@ -11,6 +11,7 @@ import vcodecs
 from lvc.bundle import BundleNetworks
 from lvc.program import decompress
 from lvc.rates import RateError, level_weights
+from lvc.runtimes import Setting
 from prune.groups.find import find_groups
 from prune.groups.shrink import largest_difference, masked_copy, shrunk_copy
 from prune.measure.macs import decoder_macs, encoder_macs
@@ -309,7 +310,7 @@ def test_a_bundle_reads_what_torch_codes_at_levels_that_change_with_every_frame(
     codec = elf.lively(preset)
     export_bundle(codec, tmp_path, Size(128, 192))
     assert check_bundle(codec, tmp_path, CLIP) >= 2
-    sender, receiver = TorchNetworks(codec), BundleNetworks(tmp_path, threads=1)
+    sender, receiver = TorchNetworks(codec), BundleNetworks(tmp_path, setting=Setting(threads=1))
     here = there = {"reference": pad(CLIP[:1]).numpy()}
     for frame, rate in zip(CLIP[1:], (7.0, 0.3, 4.5), strict=True):
         sent = compress(sender, pad(frame[None]), here, rate)
