@@ -30,6 +30,7 @@ from lvc.files import atomic_write
 from lvc.intra import NetworkPictures, create_pictures
 from lvc.packets import MismatchError
 from lvc.player import Player
+from lvc.runtimes import Setting
 from prune.data import open_source
 from prune.evaluation.clips import read_clips
 from prune.measure.latency import cpu_name
@@ -130,9 +131,13 @@ def ends(name, runtime, count, arguments):
         networks = TorchNetworks(codec_of(name))
         intra = TorchNetworks(codec_of(INTRA[name])) if name in INTRA else None
     else:
-        networks = BundleNetworks(place / "bundle", threads=count)
+        networks = BundleNetworks(place / "bundle", setting=Setting(threads=count))
         inside = place / "bundle" / INTRA_FOLDER
-        intra = BundleNetworks(inside, threads=count, intra=True) if name in INTRA else None
+        intra = (
+            BundleNetworks(inside, setting=Setting(threads=count), intra=True)
+            if name in INTRA
+            else None
+        )
     pictures = NetworkPictures(intra) if intra else create_pictures(COMMON)
     found = {}
     for file in json.loads((place / "coded.json").read_text()):

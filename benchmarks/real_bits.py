@@ -33,6 +33,7 @@ from lvc.errors import UserError
 from lvc.files import atomic_write
 from lvc.intra import NetworkPictures, create_pictures
 from lvc.player import Player
+from lvc.runtimes import Setting
 from prune.cli import main
 from prune.data import open_source
 from prune.evaluation.clips import read_clips
@@ -114,8 +115,8 @@ class Codec:
     def bundle(self, threads):
         """The bundle, and that of its learned I frames; sessions stay open from file to file."""
         inside = self.folder / INTRA_FOLDER
-        intra = BundleNetworks(inside, threads=threads) if self.learned else None
-        return BundleNetworks(self.folder, threads=threads), intra
+        intra = BundleNetworks(inside, setting=Setting(threads=threads)) if self.learned else None
+        return BundleNetworks(self.folder, setting=Setting(threads=threads)), intra
 
 
 def encode(codec, clip, frames, fps, rate, sender, path):

@@ -24,6 +24,7 @@ from lvc.bundle import BundleNetworks
 from lvc.coder import SymbolReader
 from lvc.pictures import as_float, padded
 from lvc.program import code_frame
+from lvc.runtimes import Setting
 from lvc.wavefront import waves
 from prune.cli import main
 from prune.data.procedural import render
@@ -158,7 +159,9 @@ def command():
     coded, before, size = prepare(codec.eval(), *map(int, arguments.size.split("x")))
     receivers = {"torch": TorchNetworks(codec)}
     if arguments.bundle:
-        receivers["onnxruntime"] = BundleNetworks(arguments.bundle, threads=arguments.threads)
+        receivers["onnxruntime"] = BundleNetworks(
+            arguments.bundle, setting=Setting(threads=arguments.threads)
+        )
     title = f"Both latents of a P frame, {arguments.size}, {preset or arguments.weights}"
     table = Table("decoder", *ORDERS, "raster / wavefronts", title=title)
     for name, networks in receivers.items():

@@ -104,4 +104,6 @@ class SpyNet(nn.Module):
 
 def halved_flow(flow: Tensor) -> Tensor:
     """A flow at half the size, its vectors half as long."""
-    return F.interpolate(flow, scale_factor=0.5, mode="bilinear", align_corners=False) / 2
+    height, width = flow.shape[-2:]
+    size = height // 2, width // 2
+    return F.interpolate(flow, size, mode="bilinear", align_corners=False) / 2

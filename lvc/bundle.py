@@ -38,15 +38,13 @@ class BundleNetworks:
         self,
         folder: str | Path,
         margin: float = MARGIN,
-        threads: int = 0,
-        provider: str = "CPUExecutionProvider",
         intra: bool = False,
         level: int | None = None,
         setting: Setting | None = None,
         bound: bool = False,
     ) -> None:
         self.folder, self.margin, self.level = Path(folder), margin, level
-        self.setting = setting or Setting(threads=threads, provider=provider)
+        self.setting = setting or Setting()
         check_setting(self.setting.runtime, self.setting.precision)
         self.bundle = read_bundle(self.folder)
         coding = self.bundle["coding"]

@@ -4,7 +4,6 @@ A folder of bundles, each complete by itself, and levels.json, which lists them 
 (docs/bitstream.md). Levels are the rates 0, 1, 2 ...; a rate between two takes the nearer one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from .bundle import BUNDLE, BundleNetworks, file_hash
 from .errors import UserError
 from .indices import MARGIN
+from .manifest import is_file_name, read_json
 from .rates import RateError
 from .rules import LIST, SHA256, Rule, check, is_text, within
 from .runtimes import Setting
@@ -59,7 +59,7 @@ class BundleLevels:
         bound: bool = False,
     ) -> None:
         self.folder, self.margin = Path(folder), margin
-        content = _read(self.folder / LEVELS)
+        content = read_json(self.folder / LEVELS, _check_levels, "list of levels")
         self.identity = content["weights"]
         self._options = setting or Setting(), intra, bound
         self._listed: list[Mapping[str, str]] = content["levels"]
@@ -93,32 +93,18 @@ class BundleLevels:
         return self._open[level]
 
 
-def _is_folder(value: Any) -> bool:
-    return is_text(value) and value not in ("", ".", "..") and not set(value) & set("/\\:")
+_LEVEL: dict[str, Rule] = {"folder": (is_file_name, "the name of a folder here"), "sha256": SHA256}
 
 
-_LEVEL: dict[str, Rule] = {"folder": (_is_folder, "the name of a folder here"), "sha256": SHA256}
-
-
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        check(content, {}, others=True)
-        if content.get("format") != FORMAT:
-            raise ValueError(f"its format is {content.get('format')!r}; {FORMAT} can be read")
-        check(content, {"format": (is_text, ""), "weights": SHA256, "levels": LIST})
-        levels: Sequence[Any] = content["levels"]
-        if not 1 < len(levels) <= MOST_LEVELS:
-            raise ValueError(f"{len(levels)} levels; from 2 to {MOST_LEVELS} can be read")
-        for number, level in enumerate(levels):
-            with within(f"levels[{number}]"):
-                check(level, _LEVEL)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except RecursionError:
-        reason = "nested too deeply"
-    except ValueError as error:
-        reason = str(error)
-    else:
-        return content
-    raise UserError(f"{path}: not readable levels ({reason}): export the bundle again")
+def _check_levels(content: Any) -> dict:
+    check(content, {}, others=True)
+    if content.get("format") != FORMAT:
+        raise ValueError(f"its format is {content.get('format')!r}; {FORMAT} can be read")
+    check(content, {"format": (is_text, ""), "weights": SHA256, "levels": LIST})
+    levels: Sequence[Any] = content["levels"]
+    if not 1 < len(levels) <= MOST_LEVELS:
+        raise ValueError(f"{len(levels)} levels; from 2 to {MOST_LEVELS} can be read")
+    for number, level in enumerate(levels):
+        with within(f"levels[{number}]"):
+            check(level, _LEVEL)
+    return content

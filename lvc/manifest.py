@@ -57,7 +57,7 @@ class Entropy:
 def read_bundle(folder: str | Path) -> dict:
     """bundle.json of a folder, every file's hash checked. UserError where it is not whole."""
     path = Path(folder) / BUNDLE
-    bundle = _read(path, _check_bundle)
+    bundle = read_json(path, _check_bundle)
     parts = [*bundle["graphs"], *([bundle["coding"]["entropy"]] if bundle["coding"] else [])]
     for part in parts:
         _check_hash(path.parent / part["file"], part["sha256"])
@@ -66,7 +66,7 @@ def read_bundle(folder: str | Path) -> dict:
 
 def read_entropy(folder: str | Path, bundle: dict) -> Entropy:
     """entropy.json of a bundle that `read_bundle` has read. UserError where it is malformed."""
-    return _read(
+    return read_json(
         Path(folder) / bundle["coding"]["entropy"]["file"], lambda read: _entropy(read, bundle)
     )
 
@@ -77,13 +77,13 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path, parsed: Callable[[Any], Any]) -> Any:
-    """A JSON file as `parsed` has it; its ValueErrors become the user's."""
+def read_json(path: Path, parsed: Callable[[Any], Any], what: str = "bundle") -> Any:
+    """A JSON file as `parsed` has it; its ValueErrors become the user's. `what` the file is of."""
     try:
         return parsed(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"{path}: not a readable bundle (there is no such file): give the folder of a bundle, "
+            f"{path}: not a readable {what} (there is no such file): give the folder of a bundle, "
             "such as a run's onnx"
         ) from error
     except OSError as error:
@@ -92,7 +92,7 @@ def _read(path: Path, parsed: Callable[[Any], Any]) -> Any:
         reason = "nested too deeply"
     except ValueError as error:
         reason = str(error)
-    raise UserError(f"{path}: not a readable bundle ({reason}): export it again")
+    raise UserError(f"{path}: not a readable {what} ({reason}): export it again")
 
 
 def _check_hash(path: Path, digest: str) -> None:
@@ -107,7 +107,8 @@ def _check_hash(path: Path, digest: str) -> None:
 # ------------------------------------------------------------------------------ bundle.json
 
 
-def _is_file_name(value: Any) -> bool:
+def is_file_name(value: Any) -> bool:
+    """Of a file or folder beside the one that names it."""
     return is_text(value) and value not in ("", ".", "..") and not set(value) & set("/\\:")
 
 
@@ -126,7 +127,7 @@ def _is_size(value: Any) -> bool:
 
 
 _FILE: dict[str, Rule] = {
-    "file": (_is_file_name, "the name of a file in this folder"),
+    "file": (is_file_name, "the name of a file in this folder"),
     "sha256": SHA256,
 }
 _BUNDLE: dict[str, Rule] = {

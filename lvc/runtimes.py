@@ -166,6 +166,9 @@ def session(path: str | Path, threads: int = 0, provider: str = "CPUExecutionPro
     options.log_severity_level = 4  # what goes wrong is raised; it need not be printed as well
     # Trained weights leave denormal activations, which are up to a hundred times slower.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # A frame goes through several sessions, each with threads of its own. Those that have nothing
+    # to do would spin on the cores that the next session needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     _register_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=[provider])

@@ -35,14 +35,14 @@ from prune.modules import ModuleCodec
 from prune.onnx_export.bit_parity import LONGEST, check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.outcomes import Comparison, PruningPlan, Sparse
-from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
+from prune.pipeline.compress import shrink_proved, sparsifier_of, train_shrunk, train_sparse
+from prune.pipeline.importance import losses_of
 from prune.pipeline.plan import planned
 from prune.pipeline.training import tradeoff
 from prune.recipe.schema import DistillSection, MeasureSection, PruneSection, TimeBudget
 from prune.sparsify.budget import allowed_share, cost_of
 from prune.sparsify.cost import CostModel
-from prune.sparsify.selection import by_magnitude
-from prune.sparsify.sparsifier import Sparsifier
+from prune.sparsify.selection import by_losses, by_magnitude
 from prune.training.companion import Companion
 from prune.training.phases import Phase
 from prune.training.settings import TrainerSettings, device_of
@@ -63,6 +63,7 @@ def plan(
     align: int = 8,
     floor: float = 0.1,
     method: str = "gradient-decay",
+    scores: str = "loss",
     size: tuple[int, int] = (1088, 1920),
     latency_size: tuple[int, int] = (256, 448),
     threads: int | None = None,
@@ -73,11 +74,13 @@ def plan(
     Of any other module it is all of it; `example` is then its input, or a sequence of its inputs.
     `budget`: part of the MACs that stays, at frames of `size` (height, width), or a budget in time
     as a recipe's (`{"latency": 0.4, "runtime": "openvino"}`), at `latency_size` with `threads`.
-    `align`, `floor` and `method` are those of a recipe's `prune` section. `show`: print it too.
+    `align`, `floor`, `method` and `scores` are those of a recipe's `prune` section; what the plan
+    shows goes by norms, since the loss takes data. `show`: print it too.
     UserError where no channel can be removed, or no choice meets the budget.
     """
     budget = dict(budget) if isinstance(budget, Mapping) else budget
-    settings = _section(PruneSection, budget=budget, align=align, floor=floor, method=method)
+    given = {"budget": budget, "align": align, "floor": floor, "method": method, "scores": scores}
+    settings = _section(PruneSection, **given)
     refuse_old_hooks(codec)
     codec = _as_codec(copy.deepcopy(codec), example).cpu().eval()
     check_finite(codec, codec.state_dict(), f"codec {codec.name}")
@@ -114,15 +117,24 @@ def sparsify(
 ) -> Sparse:
     """Train masks under the plan's budget; returns the masked codec and the channels to keep.
 
-    `data`: see `Data`; not needed for the method one-shot, which trains nothing. `lagrangian`:
-    lambda of lambda * MSE + bpp, one for each rate point. `distill`: local, network or none.
-    `folder`: where the state goes, so that the same call goes on after a crash. `training`:
+    `data`: see `Data`; without any the method one-shot, which trains nothing, goes by norms.
+    `lagrangian`: lambda of lambda * MSE + bpp, one for each rate point. `distill`: local, network
+    or none. `folder`: of the state, so that the same call goes on after a crash. `training`:
     stage ("joint", else the codec's last), learning_rate, batch, crop, seed, device, workers.
     """
     examples = plan.module.examples() if plan.module else None
     dense = _as_codec(copy.deepcopy(codec), examples).cpu().eval()
-    if plan.settings.method == "one-shot":
-        return Sparse(masked_copy(dense, plan.channels, plan.kept), dense, plan, plan.kept)
+    settings, losses = plan.settings, None
+    if settings.scores == "loss" and data is not None and not isinstance(dense, ModuleCodec):
+        phase, trainer = _training(dense, steps, lagrangian, training)
+        sources = [(as_source(data), 1.0)]
+        losses = losses_of(
+            dense, plan.channels, settings, sources, phase.batch, phase.crop, trainer
+        )
+        dense = dense.cpu()
+    if settings.method == "one-shot":
+        kept = by_losses(plan.channels, plan.cost, settings, losses) if losses else plan.kept
+        return Sparse(masked_copy(dense, plan.channels, kept), dense, plan, kept)
     if isinstance(dense, ModuleCodec):
         raise UserError("a module that is no codec is trained in its own loop: see prune.Masks")
     section = _section(DistillSection, source=distill)
@@ -135,6 +147,7 @@ def sparsify(
         steps,
         device_of(training.get("device", "auto")),
         lambda codec, along: _train(codec, data, steps, lagrangian, folder, along, training),
+        losses=losses,
     )
     return Sparse(masked, dense, plan, kept, curves)
 
@@ -163,12 +176,12 @@ class Masks:
             module = ModuleCodec(module, examples)
         self._codec, self._plan, self._steps, self._done = module, plan, steps, 0
         self._dense = copy.deepcopy(module).cpu().eval()
-        self._sparsifier = Sparsifier(module, plan.channels, plan.cost, plan.settings, steps)
+        self._sparsifier = sparsifier_of(module, plan.channels, plan.cost, plan.settings, steps)
         modules = tuple(module.decoder_modules())
         self._stage = Stage("all", modules)
 
     def parameters(self) -> dict[str, Any]:
-        """A parameter group for the optimizer: the thresholds."""
+        """A parameter group for the optimizer: what the masks learn by."""
         (group,) = self._sparsifier.parameter_groups()
         return group
 
@@ -327,6 +340,16 @@ def _train(
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             return _train(codec, data, steps, lagrangian, temporary, companions, training)
+    phase, settings = _training(codec, steps, lagrangian, training)
+    torch.manual_seed(settings.seed)
+    trainer = Trainer(codec, [phase], [(as_source(data), 1.0)], settings, Path(folder), companions)
+    curves = [curve.as_dict() for curve in trainer.run()]
+    return trainer.codec, curves
+
+
+def _training(
+    codec: VideoCodec, steps: int, lagrangian: float | Sequence[float], training: dict[str, Any]
+) -> tuple[Phase, TrainerSettings]:
     known = {"stage", "learning_rate", "batch", "crop", "seed", "device", "workers"}
     if unknown := training.keys() - known:
         raise UserError(f"{', '.join(sorted(unknown))}: no such argument; there are: "
@@ -349,10 +372,7 @@ def _train(
         device=training.get("device", "auto"),
         workers=training.get("workers", 0),
     )
-    torch.manual_seed(settings.seed)
-    trainer = Trainer(codec, [phase], [(as_source(data), 1.0)], settings, Path(folder), companions)
-    curves = [curve.as_dict() for curve in trainer.run()]
-    return trainer.codec, curves
+    return phase, settings
 
 
 def _latency(

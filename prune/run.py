@@ -2,9 +2,9 @@
 
     teacher -> sparse training -> shrink -> fine-tune -> evaluate -> export -> measure -> report
 
-What export and coding need of the codec is tried before anything is trained. Every step leaves its
-result in the run's folder and is skipped when it is there already; the same command after a crash
-goes on where it stopped.
+The dense codec is exported, coded and decoded before anything is trained: a codec that cannot be
+is told then. Every step leaves its result in the run's folder and is skipped when it is there
+already; the same command after a crash goes on where it stopped.
 """
 
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from prune.pipeline import work as pipeline
 from prune.pipeline.assemble import assemble, pictures
 from prune.pipeline.job import Job
 from prune.pipeline.steps import RECORD, Steps
-from prune.pipeline.tried import try_out
+from prune.pipeline.tried import try_export, try_shrinking
 from prune.progress import be_quiet, console, warn
 from prune.recipe.reading import load_recipe
 from prune.recipe.schema import HOW, Recipe
@@ -52,12 +52,15 @@ def _run(job: Job) -> Report | None:
         return [section.model_dump(exclude=set(HOW)) for section in sections]
 
     step("teacher", job.codec_inputs(), lambda f: pipeline.save_teacher(job, f))
+    graphs = [dump("export"), recipe.evaluate.intra]
+    dense = step("onnx_dense", graphs, lambda f: try_export(job, f), "teacher")
     if job.processes.first and not (recipe.output / "sparse" / RECORD).exists():
-        console.print(f"tried: {try_out(job)}")
+        try_shrinking(job)
     sparse = step(
         "sparse",
         [dump("prune", "distill", "train"), job.training_inputs(), job.measuring_size()],
         lambda f: pipeline.sparsify(job, f),
+        "teacher",
         together=True,
     )
     shrunk = step("shrink", None, lambda f: pipeline.shrink(job, sparse, f))
@@ -78,9 +81,7 @@ def _run(job: Job) -> Report | None:
         return None
     step.processes = Processes()
     small = job.load(final / pipeline.WEIGHTS)
-    graphs = [dump("export"), recipe.evaluate.intra]
     bundle = step("onnx", graphs, lambda f: pipeline.export_pruned(job, small, f), "finetune")
-    dense = step("onnx_dense", graphs, lambda f: pipeline.export(job, job.teacher, f), "teacher")
     bundles = {"dense": dense, "sparse": bundle}
     speed = step(
         "measure",

@@ -25,6 +25,7 @@ from lvc.errors import UserError
 from lvc.intra import create_pictures
 from lvc.pictures import padded
 from lvc.program import Step, code_frame, decompress
+from lvc.runtimes import Setting
 from prune.onnx_export.bundle import Size, export_bundle
 
 SIDES = (128, 128)
@@ -92,7 +93,7 @@ def forge(tmp_path):
 def refused(folder):
     """What the user is told of a bundle, in one line."""
     with pytest.raises(UserError) as caught:
-        BundleNetworks(folder, threads=1)
+        BundleNetworks(folder, setting=Setting(threads=1))
     (line,) = str(caught.value).splitlines()
     assert len(line) < 600
     return line
@@ -294,7 +295,10 @@ def test_a_bundle_that_calls_its_checkerboard_fields_is_read_alike(learned, forg
 
 def intra_frame(folder):
     """What random latents become: a payload, and the picture that is decoded of it."""
-    networks, generator = BundleNetworks(folder, threads=1, intra=True), np.random.default_rng(0)
+    networks, generator = (
+        BundleNetworks(folder, setting=Setting(threads=1), intra=True),
+        np.random.default_rng(0),
+    )
 
     def analysis(stream, tensors):
         latent = generator.normal(0, 3, (1, networks.channels("latent"), 8, 8))
@@ -375,7 +379,7 @@ def test_a_graph_whose_results_have_another_size_is_told_when_it_runs(video, for
     nodes = [helper.make_node("Identity", ["motion_hyper"], [name]) for name in names]
     made = {name: (FLOAT, shape) for name in names}
     graph_of(forged.folder / "motion_parameters.onnx", nodes, {"motion_hyper": HYPER}, made)
-    networks = BundleNetworks(forged.write(), threads=1)
+    networks = BundleNetworks(forged.write(), setting=Setting(threads=1))
     with pytest.raises(UserError, match=r"motion_parameters\.onnx: motion_mean is 1x4x2x2, not"):
         decompress(networks, *first_p_frame(video))
 
@@ -388,7 +392,7 @@ def test_a_graph_that_onnxruntime_cannot_run_is_told(video, forge, capfd):
     nodes = [shape, *(helper.make_node("Reshape", ["motion_hyper", "s"], [n]) for n in names)]
     made = {name: (FLOAT, None) for name in names}
     graph_of(forged.folder / "motion_parameters.onnx", nodes, {"motion_hyper": HYPER}, made)
-    networks = BundleNetworks(forged.write(), threads=1)
+    networks = BundleNetworks(forged.write(), setting=Setting(threads=1))
     with pytest.raises(UserError, match=r"motion_parameters\.onnx: onnxruntime cannot run it"):
         decompress(networks, *first_p_frame(video))
     assert capfd.readouterr() == ("", "")
@@ -431,7 +435,7 @@ def test_any_value_that_is_another_one_is_a_user_error_or_does_no_harm(video, fo
         at(changed, path, STRANGE[number % len(STRANGE)])
         setattr(forged, part, changed)
         try:
-            decompress(BundleNetworks(forged.write(), threads=1), *payload)
+            decompress(BundleNetworks(forged.write(), setting=Setting(threads=1)), *payload)
             outcomes["decoded"] += 1
         except UserError:
             outcomes["refused"] += 1

@@ -14,6 +14,7 @@ import vcodecs
 from lvc.bundle import BundleNetworks
 from lvc.coder import PayloadError
 from lvc.program import decompress
+from lvc.runtimes import Setting
 from prune.groups.find import find_groups
 from prune.groups.shrink import masked_copy, shrunk_copy
 from prune.onnx_export.bundle import Size, export_bundle
@@ -92,7 +93,7 @@ def test_the_receiver_has_what_the_sender_has_to_the_bit(codec, networks, coded)
 
 def test_onnxruntime_reads_the_same_symbols_and_shows_the_same_picture(codec, coded, tmp_path):
     export_bundle(codec, tmp_path, Size(*SIZE))
-    networks = BundleNetworks(tmp_path, threads=1)
+    networks = BundleNetworks(tmp_path, setting=Setting(threads=1))
     assert networks.identity == identity(codec)
     before = coded[0][1]
     for made, _, rate in coded:

@@ -33,6 +33,13 @@ def folder(tmp_path_factory):
     return made
 
 
+def test_idle_threads_of_a_session_leave_the_cores_to_the_next_one(folder):
+    opened = runtimes.session(next((folder / "dcvc").glob("*.onnx")), 1)
+    torch.set_flush_denormal(False)
+    options = opened.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def has_bf16():
     return has_openvino() and "bf16" in openvino_precisions()
 

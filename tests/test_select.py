@@ -113,7 +113,7 @@ def test_a_budget_is_met_within_a_hundredth_of_the_dense_macs_or_not_at_all(budg
         kept = choose([group_of(50)], scores, Proportional(50), budget, 26, 0.0)
         assert kept == {"layer": list(range(24, 50))}
         return
-    with pytest.raises(UserError, match=r"the nearest that counts by 26 reach is 0\.520"):
+    with pytest.raises(UserError, match=r"the nearest that counts by these widths reach is 0\.520"):
         choose([group_of(50)], scores, Proportional(50), budget, 26, 0.0)
 
 

@@ -141,6 +141,22 @@ def test_a_run_stops_before_it_trains(recipe, tmp_path, monkeypatch):
     assert not trained and not (tmp_path / "run" / "sparse").exists()
 
 
+def test_a_run_exports_the_dense_codec_once_before_it_trains(recipe, tmp_path, monkeypatch):
+    class Trained(Exception):
+        pass
+
+    def sparsify(*_):
+        raise Trained
+
+    exported, export_one = [], work.export_bundle
+    note = lambda codec, folder, *rest: exported.append(folder) or export_one(codec, folder, *rest)  # noqa: E731
+    monkeypatch.setattr(work, "export_bundle", note)
+    monkeypatch.setattr(work, "sparsify", sparsify)
+    with pytest.raises(Trained):
+        prune.run(load_recipe(recipe("Strided"), (), Recipe), tmp_path)
+    assert exported == [tmp_path / "run" / "onnx_dense"]
+
+
 def test_the_plan_s_check_says_what_was_tried_or_what_fails(recipe, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["plan", str(recipe("Strided")), "--check"])
     command()

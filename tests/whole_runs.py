@@ -38,7 +38,7 @@ output: out
 """
 STEPS = 12
 WEIGHTS = "weights.safetensors"
-ALL = ["teacher", "sparse", "shrink", "finetune", "evaluate", "onnx", "onnx_dense", "measure"]
+ALL = ["teacher", "onnx_dense", "sparse", "shrink", "finetune", "evaluate", "onnx", "measure"]
 
 
 def start(folder, *arguments):

@@ -5,15 +5,22 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from lvc.runtimes import Precision, Runtime, Setting
+from lvc.runtimes import Setting
+from prune.measure.torch_ways import TorchWay
 from prune.onnx_export.bundle import example_inputs
 from vcodecs import DecoderGraph, VideoCodec
+
+How = Setting | TorchWay
+"""The way graphs are run: a runtime on a bundle, or torch on the codec itself."""
+Opener = Callable[[DecoderGraph, Mapping[str, np.ndarray]], Callable[[], object]]
+"""Makes a graph ready to run on these inputs."""
 
 
 def compare_latency(
@@ -23,45 +30,35 @@ def compare_latency(
     width: int,
     runs: int,
     threads: int | None = None,
-    provider: str = "CPUExecutionProvider",
     note: str = "",
-    runtime: Runtime | Literal["torch"] = "onnxruntime",
-    precision: Precision = "fp32",
+    how: How = Setting(),  # noqa: B008 - it is frozen
 ) -> dict[str, Any]:
     """One row of the report's `latency`.
 
-    `dense` and `sparse` are codecs with their bundle folders. A run is one pass through all
-    decoder graphs of a P frame behind another; dense and sparse runs alternate, and which comes
-    first too, so that what else the machine does hits both. `speedup` is the ratio within each
-    pair. Reading bits is not in it, nor the repetition of the auto-regressive graphs by position:
-    network time. `note` is shown beside the runtime. `runtime`: also OpenVINO, at `precision`, and
-    eager torch on the CPU, which needs no bundles.
+    `dense` and `sparse` are codecs with their bundle folders, which torch needs none of. A run is
+    one pass through all decoder graphs of a P frame behind another; dense and sparse runs
+    alternate, and which comes first too, so that what else the machine does hits both. `speedup`
+    is the ratio within each pair. Reading bits is not in it, nor the repetition of the
+    auto-regressive graphs by position: network time. `note` is shown beside the runtime. UserError
+    where this machine lacks what `how` asks for.
     """
     threads = threads or os.cpu_count() or 1
-    if runtime == "torch":
-        version = f"torch {torch.__version__.split('+')[0]}, eager"
-        decoders = [_Decoder(codec, height, width, _eager) for codec, _ in (dense, sparse)]
-    else:
-        setting = Setting(runtime, precision, threads, provider)
-        version = setting.version
-        decoders = [_Decoder(codec, height, width, _graphs(setting, folder))
-                    for codec, folder in (dense, sparse)]  # fmt: skip
-    with _torch_threads(threads):
-        times = _alternate(decoders, runs)
-    torch.set_flush_denormal(False)
-    by_graph = [np.array(t) * 1000 for t in times]
+    with torch_threads(threads):
+        decoders = [Decoder(how, threads, *each, height, width) for each in (dense, sparse)]
+        by_graph = [np.array(t) * 1000 for t in interleaved(decoders, runs)]
     dense_ms, sparse_ms = (t.sum(axis=1) for t in by_graph)
+    provider = provider_of(how)
     return {
-        "runtime": f"{version}, {note}" if note else version,
+        "runtime": f"{how.version}, {note}" if note else how.version,
         "provider": provider,
         "threads": threads,
-        "precision": precision,
+        "precision": how.precision,
         "height": decoders[0].size[0],
         "width": decoders[0].size[1],
         "runs": runs,
-        "dense_ms": _spread(dense_ms),
-        "sparse_ms": _spread(sparse_ms),
-        "speedup": _spread(dense_ms / sparse_ms),
+        "dense_ms": spread(dense_ms),
+        "sparse_ms": spread(sparse_ms),
+        "speedup": spread(dense_ms / sparse_ms),
         "device": device_name(provider),
         "breakdown": [
             {
@@ -74,25 +71,38 @@ def compare_latency(
     }
 
 
-def _alternate(decoders: Sequence["_Decoder"], runs: int) -> list[list[np.ndarray]]:
-    """Seconds by decoder, run and graph, behind a first run of each that does not count."""
+def interleaved(decoders: Sequence["Decoder"], runs: int) -> list[list[np.ndarray]]:
+    """Seconds by decoder, run and graph, behind a first run of each that does not count.
+
+    Each goes first as often as the others.
+    """
     for decoder in decoders:
         decoder.run()
-    times: list[list[np.ndarray]] = [[], []]
+    times: list[list[np.ndarray]] = [[] for _ in decoders]
     for i in range(runs):
-        for which in (0, 1) if i % 2 == 0 else (1, 0):
+        order = list(range(len(decoders)))
+        first = i % len(order)
+        for which in order[first:] + order[:first]:
             times[which].append(decoders[which].run())
+    torch.set_flush_denormal(False)
     return times
 
 
-Running = Callable[[], object]
-Opener = Callable[[DecoderGraph, Mapping[str, np.ndarray]], Running]
+class Decoder:
+    """All graphs of a P frame behind another, ready to run on fixed inputs.
 
+    `folder`: the codec's bundle, for a runtime.
+    """
 
-class _Decoder:
-    """All graphs of one codec, ready to run on fixed inputs."""
-
-    def __init__(self, codec: VideoCodec, height: int, width: int, opened: Opener) -> None:
+    def __init__(
+        self, how: How, threads: int, codec: VideoCodec, folder: Path, height: int, width: int
+    ) -> None:
+        opened: Opener
+        if isinstance(how, TorchWay):
+            how.check()
+            codec, opened = how.prepared(codec), how.open
+        else:
+            opened = _from_bundle(replace(how, threads=threads), folder)
         graphs = codec.steady_graphs(height, width)
         self.size = graphs[0].size
         self.names = [graph.name for graph in graphs]
@@ -108,27 +118,24 @@ class _Decoder:
         return np.array(seconds)
 
 
-def _graphs(setting: Setting, folder: Path) -> Opener:
-    def opened(graph: DecoderGraph, inputs: Mapping[str, np.ndarray]) -> Running:
+def _from_bundle(setting: Setting, folder: Path) -> Opener:
+    def opened(graph: DecoderGraph, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
         running = setting.open(folder / f"{graph.name}.onnx")
         return lambda: running.run(inputs)
 
     return opened
 
 
-def _eager(graph: DecoderGraph, inputs: Mapping[str, np.ndarray]) -> Running:
-    """As a codec is run that nobody has exported."""
-    tensors = [torch.from_numpy(value) for value in inputs.values()]
-
-    def run() -> None:
-        with torch.inference_mode():
-            graph(*tensors)
-
-    return run
+def provider_of(how: How) -> str:
+    """What runs it, by onnxruntime's words."""
+    if isinstance(how, Setting):
+        return how.provider
+    return "CUDAExecutionProvider" if how.device == "cuda" else "CPUExecutionProvider"
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """torch computes with `count` threads inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -138,7 +145,7 @@ def _torch_threads(count: int) -> Iterator[None]:
 
 
 def providers() -> tuple[str, ...]:
-    """The CPU, and CUDA where onnxruntime can really use it."""
+    """Of onnxruntime: the CPU, and CUDA where it can really use it."""
     import onnxruntime
 
     found = ["CPUExecutionProvider"]
@@ -152,7 +159,7 @@ def providers() -> tuple[str, ...]:
 
 def device_name(provider: str) -> str:
     """The device that the provider runs on."""
-    if provider.startswith("CUDA"):
+    if provider.startswith(("CUDA", "Tensorrt")):
         return torch.cuda.get_device_name(0)
     return cpu_name()
 
@@ -168,6 +175,7 @@ def cpu_name() -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def _spread(values: np.ndarray) -> dict[str, float]:
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Median, p10 and p90."""
     median, p10, p90 = np.percentile(values, [50, 10, 90])
     return {"median": float(median), "p10": float(p10), "p90": float(p90)}

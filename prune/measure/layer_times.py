@@ -25,6 +25,8 @@ from prune.measure.layer_kinds import LayerKind
 WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Channel counts that are measured; between them times are interpolated."""
 RUNS = 5
+METHOD = 2
+"""Raised when layers are run or timed in another way, so that older times are not taken."""
 Timer = Callable[[LayerKind, int, int], float]
 """Milliseconds of one layer of a kind at so many inputs and outputs."""
 Widths = tuple[int, int]
@@ -114,7 +116,7 @@ def layer_times(setting: Setting) -> LayerTimes:
     machine = Machine(
         device_name(setting.provider), setting.version, setting.precision, setting.threads
     )
-    name = hashlib.sha256(repr(astuple(machine)).encode()).hexdigest()[:16]
+    name = hashlib.sha256(repr((METHOD, astuple(machine))).encode()).hexdigest()[:16]
     return LayerTimes(machine, _timer(setting), cache_folder() / f"{name}.json")
 
 

@@ -4,19 +4,15 @@ One .onnx file for each decoder graph (the receiver is cut where it has to read 
 bundle.json with the wiring: what every graph is fed with, what it yields, hashes, rate points.
 """
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
-from torch.export import Dim
 from torch.nn import functional as F
 
 from lvc.bundle import BUNDLE, ENTROPY, FORMAT, file_hash, session
@@ -24,26 +20,25 @@ from lvc.files import atomic_write, replacing
 from lvc.levels import FORMAT as LEVELS_FORMAT
 from lvc.levels import LEVELS
 from lvc.steps import Step
-from prune.onnx_export.deformable import onnx_translations
 from prune.onnx_export.refusal import explained
+from prune.onnx_export.tracing import OPSET, Part, Side, traced
 from vcodecs import DecoderGraph, UserError, VideoCodec
 from vcodecs.coding import can_code, entropy_of, identity
 from vcodecs.contract import WaveGraph
 from vcodecs.deform import Operator, computed_by, has_deformable
 from vcodecs.layers import fold
 
-OPSET = 20
 TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime, relative to the tensor's largest value."""
 SMOOTH = 16
 Case = tuple[torch.nn.Module, dict[str, np.ndarray]]
-"""A module to export, and inputs to try it with."""
+"""A module that was exported, and inputs to try it with."""
 LARGEST = 128  # frames of dynamic bundles: up to 128 blocks, 8192 pixels of 64, a side
 
 
 @dataclass(frozen=True)
 class Size:
-    """Frame size of an export. With `dynamic` it is just the size that is traced."""
+    """Frame size of an export. With `dynamic` it is just the size that is checked first."""
 
     height: int
     width: int
@@ -66,20 +61,22 @@ def export_bundle(
     # Until it is whole again there is no bundle here, whatever an earlier export left.
     (folder / BUNDLE).unlink(missing_ok=True)
     folded = fold(codec).cpu()
-    # A side that is one block would be traced as a constant.
-    least = 2 * codec.multiple if size.dynamic else codec.multiple
-    graphs = folded.decoder_graphs(max(size.height, least), max(size.width, least))
-    worst = 0.0
-    entries = []
+    waves = folded.coding().waves if can_code(codec) else ()
+    graphs = folded.decoder_graphs(size.height, size.width)
+    parts = [_graph_part(graph, size.dynamic) for graph in _to_trace(folded, size)]
+    parts += [_wave_part(folded, wave) for wave in waves]
+    with computed_by(folded, deformable):
+        models = traced(parts)
+    entries, worst = [], 0.0
     for graph in graphs:
         path = folder / f"{graph.name}.onnx"
-        with replacing(path) as temporary, explained(graph.name):
-            with computed_by(folded, deformable):
-                _export_graph(graph, temporary, size.dynamic)
-            worst = max(worst, _check(graph.name, temporary, _cases(folded, graph.name, size)))
+        differs = _write(models.pop(graph.name), path, _cases(folded, graph.name, size))
+        worst = max(worst, differs)
         entries.append(_entry(graph, path))
-    if can_code(codec):
-        entries += [_export_wave(folded, wave, folder) for wave in folded.coding().waves]
+    for wave in waves:
+        path = folder / f"{wave.name}.onnx"
+        _write(models.pop(wave.name), path, _wave_cases(folded, wave))
+        entries.append(_wave_entry(wave, path))
     bundle = {
         "format": FORMAT,
         "codec": codec.name,
@@ -138,45 +135,23 @@ def example_inputs(graph: DecoderGraph, seed: int = 0) -> dict[str, np.ndarray]:
     return inputs
 
 
-def _write_onnx(
-    module: torch.nn.Module,
-    inputs: Mapping[str, np.ndarray],
-    outputs: Sequence[str],
-    shapes: Sequence[Mapping[int, object]] | None,
-    path: Path,
-) -> None:
-    """Trace `module` on inputs by name; `shapes`: the dimensions of each that are dynamic."""
-    with _silence():
-        program = torch.onnx.export(
-            module,
-            tuple(torch.from_numpy(value) for value in inputs.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            # The module takes any number of inputs, so their shapes are those of one argument.
-            dynamic_shapes=None if shapes is None else (shapes,),
-            verbose=False,
-            custom_translation_table=onnx_translations(),
-        )
-    assert program is not None
-    program.save(path)
+def _to_trace(codec: VideoCodec, size: Size) -> Sequence[DecoderGraph]:
+    """Graphs of the size that is traced; a side of one block would become a constant."""
+    if not size.dynamic:
+        return codec.decoder_graphs(size.height, size.width)
+    return codec.decoder_graphs(2 * codec.multiple, 2 * codec.multiple)
 
 
-def _export_graph(graph: DecoderGraph, path: Path, dynamic: bool) -> None:
-    shapes = tuple(
-        _dynamic_shape(spec.stride, graph.codec.multiple) for spec in graph.inputs.values()
-    )
-    _write_onnx(graph, example_inputs(graph), graph.outputs, shapes if dynamic else None, path)
+def _graph_part(graph: DecoderGraph, dynamic: bool) -> Part:
+    sides = {name: _sides(spec.stride, graph.codec.multiple) for name, spec in graph.inputs.items()}
+    return Part(graph.name, graph, graph.input_shapes(), graph.outputs, sides if dynamic else {})
 
 
-def _dynamic_shape(stride: int, multiple: int) -> dict[int, object]:
-    """Sides as multiples of one pair of dimensions, so that all inputs of a graph agree."""
+def _sides(stride: int, multiple: int) -> dict[int, Side]:
+    """Sides as multiples of one pair of numbers, so that all inputs of a graph agree."""
     if stride == 0:
         return {}  # one number a channel, at any size
-    factor = multiple // stride
-    sides = [Dim("h", min=1, max=LARGEST), Dim("w", min=1, max=LARGEST)]
-    return {2 + i: side if factor == 1 else factor * side for i, side in enumerate(sides)}
+    return {2: Side("h", multiple // stride, LARGEST), 3: Side("w", multiple // stride, LARGEST)}
 
 
 def _cases(folded: VideoCodec, name: str, size: Size) -> Iterator[Case]:
@@ -187,6 +162,17 @@ def _cases(folded: VideoCodec, name: str, size: Size) -> Iterator[Case]:
     for sides in sizes:
         graph = next(graph for graph in folded.decoder_graphs(*sides) if graph.name == name)
         yield graph, example_inputs(graph, seed=1)
+
+
+def _wave_cases(codec: VideoCodec, wave: WaveGraph) -> Iterator[Case]:
+    return ((_Wave(codec, wave), _wave_inputs(wave, count)) for count in (3, 1, 40))
+
+
+def _write(model: onnx.ModelProto, path: Path, cases: Iterable[Case]) -> float:
+    """Write a graph and check it; returns its largest relative difference to torch."""
+    with replacing(path) as temporary, explained(path.stem):
+        temporary.write_bytes(model.SerializeToString())
+        return _check(path.stem, temporary, cases)
 
 
 def _check(name: str, path: Path, cases: Iterable[Case]) -> float:
@@ -229,23 +215,23 @@ def _entry(graph: DecoderGraph, path: Path) -> dict:
     }
 
 
-def _export_wave(codec: VideoCodec, wave: WaveGraph, folder: Path) -> dict:
-    """The graph of single positions, as many at once as there are; checked as all others."""
-    path = folder / f"{wave.name}.onnx"
-    generator = np.random.default_rng(1)
+def _wave_part(codec: VideoCodec, wave: WaveGraph) -> Part:
+    """The graph of single positions, as many at once as there are."""
+    shapes = {name: value.shape for name, value in _wave_inputs(wave, 3).items()}
+    sides = {name: {0: Side("n", 1, 1 << 16)} for name in wave.inputs}
+    return Part(wave.name, _Wave(codec, wave), shapes, wave.outputs, sides)
 
-    def inputs(count: int) -> dict[str, np.ndarray]:
-        sides = {name: (3, 5) if name.endswith("_patch") else (1, 1) for name in wave.inputs}
-        return {
-            name: generator.normal(0, 2, (count, channels, *sides[name])).astype(np.float32)
-            for name, channels in wave.inputs.items()
-        }
 
-    module = _Wave(codec, wave)
-    with replacing(path) as temporary, explained(wave.name):
-        shapes = tuple({0: Dim("n", min=1, max=1 << 16)} for _ in wave.inputs)
-        _write_onnx(module, inputs(3), wave.outputs, shapes, temporary)
-        _check(wave.name, temporary, [(module, inputs(count)) for count in (3, 1, 40)])
+def _wave_inputs(wave: WaveGraph, count: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(count)
+    sides = {name: (3, 5) if name.endswith("_patch") else (1, 1) for name in wave.inputs}
+    return {
+        name: generator.normal(0, 2, (count, channels, *sides[name])).astype(np.float32)
+        for name, channels in wave.inputs.items()
+    }
+
+
+def _wave_entry(wave: WaveGraph, path: Path) -> dict:
     return {
         "name": wave.name,
         "file": path.name,
@@ -281,24 +267,3 @@ def _coding(codec: VideoCodec, folder: Path) -> dict | None:
 def _step(step: Step) -> dict:
     """A step as JSON; `graphs` only where there are some, so that older players read the rest."""
     return {key: value for key, value in asdict(step).items() if key != "graphs" or value}
-
-
-@contextlib.contextmanager
-def _silence():
-    """The exporter prints its progress and notes to its own developers: keep them back."""
-    names = ("torch.onnx", "torch.fx", "torch.export", "onnxscript", "onnx_ir")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

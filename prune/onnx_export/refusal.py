@@ -21,7 +21,7 @@ _WAYS_OUT = {
     "": "write it with operations that ONNX has (opset 20)",
 }
 _BRANCH = "a branch on the values of tensors: write it with torch.where"
-_KEPT = (UserError, MemoryError, torch.OutOfMemoryError, OSError)
+KEPT = (UserError, MemoryError, torch.OutOfMemoryError, OSError)
 """Exceptions that say already what is wrong."""
 
 
@@ -30,7 +30,7 @@ def explained(graph: str) -> Iterator[None]:
     """An exception of torch's exporter or of onnxruntime becomes one line about `graph`."""
     try:
         yield
-    except _KEPT:
+    except KEPT:
         raise
     except Exception as error:  # the exporter lets anything through that a codec's code raises
         raise UserError(f"graph {graph} cannot be exported to ONNX: {reason(error)}") from error

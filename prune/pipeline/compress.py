@@ -15,6 +15,7 @@ from prune.groups.shrink import check_same, masked_copy, shrunk_copy
 from prune.onnx_export.bit_parity import LONGEST, check_decodes
 from prune.pipeline.distillation import distillers
 from prune.recipe.schema import DistillSection, PruneSection
+from prune.sparsify.by_loss import LossSparsifier
 from prune.sparsify.cost import CostModel
 from prune.sparsify.sparsifier import Sparsifier
 from prune.training.companion import Companion
@@ -38,15 +39,17 @@ def train_sparse(
     device: str,
     train: Train,
     larger: VideoCodec | None = None,
+    losses: Sequence[Tensor] | None = None,
 ) -> tuple[VideoCodec, Kept, Curves]:
     """Masks, budget and distillation in `steps` of `train`; `dense` is left as it was.
 
-    `larger`: a codec of other widths to learn from, in place of the dense one.
+    `larger`: a codec of other widths to learn from, in place of the dense one. `losses`: what
+    the dense codec loses with each channel, for scores by loss; without them norms are the scores.
 
     Returns the codec with its masked channels at zero, what it keeps, and the curves.
     """
     student = copy.deepcopy(dense).to(device)
-    sparsifier = Sparsifier(student, channels, cost, settings, max(1, steps))
+    sparsifier = sparsifier_of(student, channels, cost, settings, steps, losses)
     companions: list[Companion] = [sparsifier]
     companions += distillers(distill, student, dense, channels, None, larger)
     student, curves = train(student, companions)
@@ -54,6 +57,20 @@ def train_sparse(
     for companion in companions:
         companion.close()
     return masked_copy(student, channels, kept).cpu(), kept, curves
+
+
+def sparsifier_of(
+    codec: VideoCodec,
+    channels: Channels,
+    cost: CostModel,
+    settings: PruneSection,
+    steps: int,
+    losses: Sequence[Tensor] | None = None,
+) -> Sparsifier | LossSparsifier:
+    """What masks `codec` while it trains for `steps`: by `losses` where there are any."""
+    if losses is None:
+        return Sparsifier(codec, channels, cost, settings, max(1, steps))
+    return LossSparsifier(codec, channels, cost, settings, losses)
 
 
 def train_shrunk(

@@ -1,6 +1,5 @@
 """The step that gives a pruned codec's bundle graphs of 8 bits, and measures what they cost."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from torch import set_flush_denormal
 from lvc.bundle import BundleNetworks
 from lvc.decode import INT8_FOLDER
 from lvc.errors import UserError
-from lvc.files import atomic_write
 from lvc.levels import LEVELS
 from lvc.runtimes import Setting
 from prune.data.source import ClipError, Source
@@ -19,6 +17,7 @@ from prune.evaluation.metrics import mean
 from prune.evaluation.rate_distortion import evaluate_clip
 from prune.onnx_export.calibration import recorded_inputs
 from prune.onnx_export.int8 import Layer, quantisers, sensitivities, write_int8
+from prune.pipeline.steps import write_json
 from vcodecs import VideoCodec
 from vcodecs.coding import can_code
 from vcodecs.intra import IntraCodec
@@ -64,15 +63,15 @@ def add_int8(
     while True:
         write_int8(bundle, folder, ready, order[:count])
         found = _quality(codec, unseen, intra, int8_networks(bundle))
+        set_flush_denormal(False)
         loss = plain[0] - found[0]
-        if loss <= LOSS or count >= len(order):
+        if loss <= LOSS:
             break
-        count = min(len(order), 2 * count or 1)
-    set_flush_denormal(False)
-    if count >= len(order):
-        raise UserError(f"export.precision int8: every layer costs more than {LOSS} dB here")
+        count = 2 * count or 1
+        if count >= len(order):
+            raise UserError(f"export.precision int8: every layer costs more than {LOSS} dB here")
     chosen = Chosen(len(order) - count, order[:count], loss, 100 * (found[1] / plain[1] - 1))
-    _write(folder / FILE, chosen)
+    write_json(folder / FILE, asdict(chosen))
     return chosen
 
 
@@ -113,7 +112,3 @@ def _quality(
         for rate in codec.rates()
     ]
     return mean(r.p_psnr for r in results), mean(r.p_bpp for r in results)
-
-
-def _write(path: Path, chosen: Chosen) -> None:
-    atomic_write(path, json.dumps(asdict(chosen), indent=2) + "\n")

@@ -1,12 +1,14 @@
 """A recipe turned into what the steps work with, checked before anything heavy starts."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import vcodecs
 from distill import common_taps
@@ -20,7 +22,7 @@ from prune.pipeline.training import phases_of, settings_of
 from prune.recipe.schema import Recipe
 from prune.sparsify.budget import Times, cost_of
 from prune.sparsify.cost import CostModel
-from prune.sparsify.selection import by_magnitude
+from prune.sparsify.selection import by_losses, by_magnitude
 from prune.sparsify.time_cost import TimeCost
 from prune.training.processes import Processes
 from prune.training.settings import TrainerSettings
@@ -136,14 +138,16 @@ class Job:
             budget = self.recipe.prune.budget
             return cost_of(budget, self.teacher, self.channels, self.recipe.measure, self.times)
 
-    def one_shot(self) -> dict[str, list[int]]:
-        """Channels to keep by the magnitude of the teacher's weights alone.
+    def one_shot(self, losses: Sequence[Tensor] | None = None) -> dict[str, list[int]]:
+        """Channels of the teacher to keep by what is lost with each, else by weights' norms alone.
 
         UserError when no choice of channels meets the budget.
         """
-        cost = self.cost
+        cost, section = self.cost, self.recipe.prune
         with self.recipe.blame("prune.budget"):
-            return by_magnitude(self.teacher, self.channels, cost, self.recipe.prune)
+            if losses is None:
+                return by_magnitude(self.teacher, self.channels, cost, section)
+            return by_losses(self.channels, cost, section, losses)
 
     # ------------------------------------------------------------------ data
 

@@ -5,19 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from lvc.decode import INTRA_FOLDER
 from prune.groups.shrink import shrunk_copy
-from prune.onnx_export.bit_parity import check_bundle
-from prune.onnx_export.bundle import Size, export_bundle
+from prune.onnx_export.bundle import Size
 from prune.pipeline.job import Job
+from prune.pipeline.work import export, export_checked
 from vcodecs import Reference, UserError, checkpoints
 from vcodecs.coding import can_code
-from vcodecs.deform import Operator, has_deformable
-from vcodecs.intra import NetworkIntra
 
 SIDE = 128
 """Pixels of the frames that are tried."""
@@ -36,34 +32,34 @@ class Tried:
 
 
 def try_out(job: Job) -> Tried:
-    """Export, code and decode small frames, shrink, save and load.
+    """Export, code and decode small frames, shrink, save and load, and leave nothing.
 
     UserError, one line, where one of these fails: it names what was tried, and for a graph the
     operation and the way out.
     """
-    codec, size = job.teacher, job.recipe.export
-    generator = torch.Generator().manual_seed(job.recipe.seed)
-    clip = torch.rand(3, 3, SIDE, SIDE, generator=generator)
-    with tempfile.TemporaryDirectory() as place:
-        with _trying("export"):
-            folder = Path(place) / "onnx"
-            export_bundle(codec, folder, Size(SIDE, SIDE, size.dynamic), size.deformable)
-        for other in get_args(Operator) if has_deformable(codec) else ():
-            if other != size.deformable:
-                with _trying(f"export with {other}"):
-                    place_of = Path(place) / other.lower()
-                    export_bundle(codec, place_of, Size(SIDE, SIDE, size.dynamic), other)
-        with _trying("coding a frame and decoding it"):
-            frames = check_bundle(codec, folder, clip)
-        if isinstance(job.intra, NetworkIntra):
-            with _trying("the learned I frames"):
-                network, folder = job.intra.network.cpu(), Path(place) / INTRA_FOLDER
-                export_bundle(network, folder, Size(SIDE, SIDE, size.dynamic))
-                check_bundle(network, folder, clip)
-        with _trying("shrinking, saving and loading"):
-            _load_shrunk(job, Path(place) / "shrunk.safetensors", clip[:2])
+    codec, size = job.teacher, Size(SIDE, SIDE, job.recipe.export.dynamic)
+    with tempfile.TemporaryDirectory() as place, _trying("export"):
+        _, frames = export_checked(job, codec, Path(place), size, _random_clip(job))
+    try_shrinking(job)
     waves = len(codec.coding().waves) if can_code(codec) else 0
     return Tried(len(codec.decoder_graphs(SIDE, SIDE)) + waves, frames)
+
+
+def try_export(job: Job, folder: Path) -> None:
+    """The dense codec's bundle in `folder`; a UserError says that it is the export that failed."""
+    with _trying("export"):
+        export(job, job.teacher, folder)
+
+
+def try_shrinking(job: Job) -> None:
+    """Shrink, save and load, and leave nothing. UserError, one line, where that fails."""
+    with tempfile.TemporaryDirectory() as place, _trying("shrinking, saving and loading"):
+        _load_shrunk(job, Path(place) / "shrunk.safetensors", _random_clip(job)[:2])
+
+
+def _random_clip(job: Job) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(job.recipe.seed)
+    return torch.rand(3, 3, SIDE, SIDE, generator=generator)
 
 
 @torch.no_grad()

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, set_flush_denormal
 
 from lvc.decode import INT8_FOLDER, INTRA_FOLDER
-from lvc.runtimes import Runtime, has_openvino, openvino_precisions
-from prune.data.source import ClipError
+from lvc.runtimes import Runtime, Setting, has_openvino, openvino_precisions
+from prune.data.source import ClipError, Source
 from prune.evaluation.anchors import anchor_points
 from prune.evaluation.rate_distortion import Evaluation, evaluate
 from prune.evaluation.spread import Spread
 from prune.groups.shrink import masked_copy
-from prune.measure.latency import compare_latency, providers
+from prune.measure.latency import How, compare_latency, providers
 from prune.measure.onnx_macs import bundle_macs
+from prune.measure.torch_ways import way_of
 from prune.onnx_export.bit_parity import check_bundle
 from prune.onnx_export.bundle import Size, export_bundle
 from prune.pipeline.compress import shrink_proved, train_shrunk, train_sparse
+from prune.pipeline.importance import losses_of
 from prune.pipeline.int8 import add_int8, int8_networks
 from prune.pipeline.job import Job
 from prune.pipeline.steps import read_json, write_json
@@ -31,7 +33,7 @@ from prune.sparsify.time_cost import TimeCost
 from prune.training.companion import Companion
 from prune.training.settings import device_of
 from prune.training.trainer import Trainer
-from vcodecs import VideoCodec, checkpoints
+from vcodecs import UserError, VideoCodec, checkpoints
 from vcodecs.deform import Operator, has_deformable
 from vcodecs.intra import NetworkIntra
 
@@ -47,8 +49,9 @@ def sparsify(job: Job, folder: Path) -> None:
     """Sparse training; leaves the masked codec and the channels to keep."""
     recipe = job.recipe
     curves: list[dict] = []
+    losses = _losses(job, folder) if recipe.prune.scores == "loss" else None
     if recipe.prune.method == "one-shot":
-        kept = job.one_shot()
+        kept = job.one_shot(losses)
         masked = masked_copy(job.teacher, job.channels, kept)
     else:
         masked, kept, curves = train_sparse(
@@ -61,6 +64,7 @@ def sparsify(job: Job, folder: Path) -> None:
             _device(job),
             lambda codec, along: _train(job, codec, "train", recipe.train, along, folder),
             job.larger_teacher,
+            losses,
         )
     if not job.processes.first:
         return
@@ -69,6 +73,31 @@ def sparsify(job: Job, folder: Path) -> None:
     if isinstance(job.cost, TimeCost):
         job.cost.times.save(folder / "layer_times.json")
     checkpoints.save(masked, folder / WEIGHTS)
+
+
+def _losses(job: Job, folder: Path) -> list[Tensor]:
+    """What is lost with each channel, measured by the first process and kept in the folder."""
+    found: list[list[float]] = []
+    if job.processes.first:
+        path, data = folder / "channel_losses.json", job.recipe.data
+        if path.exists():
+            found = read_json(path)
+        else:
+            console.print("  what the loss loses with each channel")
+            settings, section = job.settings("train"), job.recipe.prune
+            losses = losses_of(
+                job.teacher,
+                job.channels,
+                section,
+                job.train_sources,
+                data.batch,
+                data.crop,
+                settings,
+            )
+            job.teacher.cpu()
+            found = [one.tolist() for one in losses]
+            write_json(path, found)
+    return [torch.tensor(one, dtype=torch.float64) for one in job.processes.agreed(found)]
 
 
 def shrink(job: Job, sparse: Path, folder: Path) -> None:
@@ -115,25 +144,15 @@ def finetune(job: Job, sparse: Path, shrunk: Path, folder: Path) -> None:
 
 def measure_quality(job: Job, final: Path, folder: Path) -> None:
     """Dense against sparse on the evaluation clips."""
-    section = job.recipe.evaluate
-    codecs = {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)}
+    section, processes = job.recipe.evaluate, job.processes
     entries: list[dict] = []
     notes: list[str] = []
+    share = Spread(processes.rank, processes.count, processes.gathered)
     for number, source in enumerate(job.eval_sources):
-        result = evaluate(
-            codecs,
-            source,
-            job.intra,
-            job.teacher.rates(),
-            section.frames,
-            section.gop,
-            clips=section.clips,
-            device=_device(job),
-            progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
+        result = _evaluated(
+            job, final, source, device=_device(job), bits=section.bits, spread=share,
             pictures=section.pictures if number == 0 else 0,
-            bits=section.bits,
-            spread=Spread(job.processes.rank, job.processes.count, job.processes.gathered),
-        )
+        )  # fmt: skip
         entry = result.quality_entry(source.name)
         if section.anchors:
             console.print(f"  {', '.join(section.anchors)} on {source.name}")
@@ -147,11 +166,38 @@ def measure_quality(job: Job, final: Path, folder: Path) -> None:
                 f"evaluation of {source.name}: codec {job.teacher.name} has no `coding`, "
                 "so the bits of its P frames are estimates"
             )
-        if number == 0 and job.processes.first:
+        if number == 0 and processes.first:
             _save_pictures(result, folder / "pictures.npz")
     job.teacher.cpu()
-    if job.processes.first:
+    if processes.first:
         write_json(folder / "quality.json", {"entries": entries, "warnings": notes})
+
+
+def measure_int8(job: Job, final: Path, bundle: Path, folder: Path) -> None:
+    """The pruned codec with graphs of 8 bits against the dense one, as `measure_quality`."""
+    entries = []
+    for source in job.eval_sources:
+        receivers = {"sparse": int8_networks(bundle)}
+        result = _evaluated(job, final, source, pictures=0, receivers=receivers)
+        set_flush_denormal(False)
+        entries.append(result.quality_entry(f"{source.name}, graphs of 8 bits"))
+    write_json(folder / "quality.json", {"entries": entries})
+
+
+def _evaluated(job: Job, final: Path, source: Source, **how: Any) -> Evaluation:
+    """Dense against sparse on the clips of a source; `how`: arguments of `evaluate`."""
+    section = job.recipe.evaluate
+    return evaluate(
+        {"dense": job.teacher, "sparse": job.load(final / WEIGHTS)},
+        source,
+        job.intra,
+        job.teacher.rates(),
+        section.frames,
+        section.gop,
+        clips=section.clips,
+        progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
+        **how,
+    )
 
 
 def export_pruned(job: Job, codec: VideoCodec, folder: Path) -> None:
@@ -165,38 +211,25 @@ def export_pruned(job: Job, codec: VideoCodec, folder: Path) -> None:
         )
 
 
-def measure_int8(job: Job, final: Path, bundle: Path, folder: Path) -> None:
-    """The pruned codec with graphs of 8 bits against the dense one, as `measure_quality`."""
-    section, sparse = job.recipe.evaluate, job.load(final / WEIGHTS)
-    entries = []
-    for source in job.eval_sources:
-        result = evaluate(
-            {"dense": job.teacher, "sparse": sparse},
-            source,
-            job.intra,
-            job.teacher.rates(),
-            section.frames,
-            section.gop,
-            clips=section.clips,
-            progress=lambda done, total, text: console.print(f"  {done}/{total} {text}"),
-            pictures=0,
-            receivers={"sparse": int8_networks(bundle)},
-        )
-        set_flush_denormal(False)
-        entries.append(result.quality_entry(f"{source.name}, graphs of 8 bits"))
-    write_json(folder / "quality.json", {"entries": entries})
-
-
 def export(job: Job, codec: VideoCodec, folder: Path) -> None:
+    """`export_checked` at the recipe's size, on a real clip."""
+    section = job.recipe.export
+    size = Size(section.height, section.width, section.dynamic)
+    worst, frames = export_checked(job, codec, folder, size, real_clip(job))
+    write_json(folder / "parity.json", {"torch_vs_onnx": worst, "decoded_frames": frames})
+
+
+def export_checked(
+    job: Job, codec: VideoCodec, folder: Path, size: Size, clip: Tensor
+) -> tuple[float, int]:
     """One ONNX bundle, checked against torch: in every output, and by decoding what torch codes.
 
     A codec with deformable convolutions gets a second one inside it, which computes them by the
     operator that the recipe does not name: both are timed. Learned I frames have their own in
-    `intra`, where a player looks for it.
+    `intra`, where a player looks for it. Returns the largest difference, and how many frames of
+    `clip` (T, 3, H, W) were decoded.
     """
-    section = job.recipe.export
-    size = Size(section.height, section.width, section.dynamic)
-    clip, worst, frames = real_clip(job), [], 0
+    worst, frames = [], 0
     for operator, place in _bundles(job, codec, folder).items():
         worst.append(export_bundle(codec, place, size, operator))
         frames += check_bundle(codec, place, clip)
@@ -204,7 +237,7 @@ def export(job: Job, codec: VideoCodec, folder: Path) -> None:
         network, place = job.intra.network.cpu(), folder / INTRA_FOLDER
         worst.append(export_bundle(network, place, size))
         frames += check_bundle(network, place, clip)
-    write_json(folder / "parity.json", {"torch_vs_onnx": max(worst), "decoded_frames": frames})
+    return max(worst), frames
 
 
 def _bundles(job: Job, codec: VideoCodec, folder: Path) -> dict[Operator, Path]:
@@ -222,24 +255,25 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     width = section.latency_width if size.dynamic else size.width
     places = {name: _bundles(job, codec, bundles[name]) for name, codec in codecs.items()}
 
-    def compare(operator: Operator, note: str = "", **runtime: Any) -> dict[str, Any]:
+    def compare(operator: Operator, how: How, note: str = "") -> dict[str, Any]:
         dense, sparse = ((codec, places[name][operator]) for name, codec in codecs.items())
         return compare_latency(
-            dense, sparse, height, width, section.runs, section.threads, note=note, **runtime
+            dense, sparse, height, width, section.runs, section.threads, note, how
         )
 
     several = len(places["dense"]) > 1
     rows = [
-        compare(operator, operator if several else "", provider=provider)
+        compare(operator, Setting(provider=provider), operator if several else "")
         for operator in places["dense"]
         for provider in providers()
     ]
     if size.precision == "int8":
-        rows += _eight_bits(lambda place, **runtime: compare_latency(
+        rows += _eight_bits(lambda place, how: compare_latency(
             (job.teacher, bundles["dense"]), (codecs["sparse"], place), height, width,
-            section.runs, section.threads, note="graphs of 8 bits", precision="int8", **runtime,
+            section.runs, section.threads, "graphs of 8 bits", how,
         ), bundles["sparse"])  # fmt: skip
-    rows += _other_runtimes(lambda **runtime: compare(job.recipe.export.deformable, **runtime))
+    chosen = job.recipe.export.deformable
+    rows += _other_runtimes(section.torch, lambda how: compare(chosen, how))
     counted = {}
     for name, codec in codecs.items():
         graphs = codec.steady_graphs(section.height, section.width)
@@ -250,22 +284,27 @@ def measure_speed(job: Job, final: Path, bundles: dict[str, Path], folder: Path)
     write_json(folder / "speed.json", {"latency": rows, "onnx_macs": counted})
 
 
-def _eight_bits(compare: Callable[..., dict[str, Any]], bundle: Path) -> list[dict[str, Any]]:
+def _eight_bits(compare: Callable[[Path, How], dict[str, Any]], bundle: Path) -> list[dict]:
     """The dense decoder in float32 against the pruned one in 8 bits, on each runtime."""
     runtimes: list[Runtime] = ["onnxruntime", "openvino"] if has_openvino() else ["onnxruntime"]
-    return [compare(bundle / INT8_FOLDER, runtime=runtime) for runtime in runtimes]
+    return [compare(bundle / INT8_FOLDER, Setting(name, "int8")) for name in runtimes]
 
 
-def _other_runtimes(compare: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
-    """OpenVINO where it is installed and knows all operators, and what users run before: torch."""
+def _other_runtimes(ways: Sequence[str], compare: Callable[[How], dict[str, Any]]) -> list[dict]:
+    """OpenVINO where it is installed and knows all operators, and torch in these ways.
+
+    What this machine cannot do is told and left out.
+    """
+    precisions = openvino_precisions() if has_openvino() else ()
+    settings: list[How] = [Setting("openvino", precision) for precision in precisions]
     rows = []
-    for precision in openvino_precisions() if has_openvino() else ():
+    for how in (*settings, *map(way_of, ways)):
         try:
-            rows.append(compare(runtime="openvino", precision=precision))
-        except RuntimeError as error:  # all that OpenVINO raises
+            rows.append(compare(how))
+        except (RuntimeError, UserError) as error:  # all that OpenVINO and torch raise
             said = next(iter(str(error).splitlines()), "")
-            console.print(f"OpenVINO {precision} cannot run these graphs and is left out: {said}")
-    return [*rows, compare(runtime="torch")]
+            console.print(f"{how.version} {how.precision} is left out: {said}")
+    return rows
 
 
 # ---------------------------------------------------------------------- shared

@@ -24,6 +24,7 @@ from lvc.pictures import SIZE_MULTIPLE
 from lvc.runtimes import Runtime
 from prune.data import SourceSpec
 from prune.evaluation.coding_loop import Bits
+from prune.measure.torch_ways import Spelling
 from prune.recipe.reading import Located
 from prune.training.precision import Precision
 from vcodecs.deform import Operator
@@ -228,13 +229,24 @@ class PruneSection(Section):
     budget: Budget = Field(
         0.35, description="decoder MACs kept, of the dense ones; or a section, its time"
     )
+    scores: Literal["loss", "norm"] = Field(
+        "loss", description="channels go by what the loss misses with them, or by weights' norms"
+    )
+    score_batches: int = Field(
+        32, ge=1, le=10**6, description="training batches that scores by loss begin with"
+    )
     align: int = Field(8, ge=1, le=64, description="channel counts are multiples of this")
     floor: float = Field(0.1, ge=0, lt=1, description="least part of a group's channels")
     beta: BetaSection = BetaSection()
     ramp: float = Field(0.6, gt=0, le=1, description="part of the steps to reach the budget in")
-    temperature: float = Field(0.3, gt=0, description="width of the soft gate, in deviations")
+    temperature: float = Field(
+        0.3, gt=0, description="with scores by norm: width of the soft gate, in deviations"
+    )
     threshold_rate: float | None = Field(
-        None, gt=0, le=1, description="learning rate of thresholds; by the steps where absent"
+        None,
+        gt=0,
+        le=1,
+        description="with scores by norm: thresholds' learning rate; by the steps where absent",
     )
 
 
@@ -308,6 +320,9 @@ class MeasureSection(Section):
     latency_width: Side = 448
     runs: int = Field(15, ge=1, description="timed runs of each model, interleaved")
     threads: int | None = Field(None, ge=1, le=1024, description="the machine's cores where absent")
+    torch: list[Spelling] = Field(
+        ["eager"], description="rows of torch: as `compiled`, `channels-last bf16`; [] for none"
+    )
 
     def cores(self) -> int:
         """`threads`, or the machine's cores."""

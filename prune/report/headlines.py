@@ -84,7 +84,8 @@ def _against_eager(report: Report) -> list[Headline]:
 
     Medians of different runs on one processor, one behind the other, and no paired ratio.
     """
-    eager = next((row for row in report.latency if "eager" in row.runtime and row.dense_ms), None)
+    eager = next((row for row in report.latency if "eager" in row.runtime and row.dense_ms
+                  and row.precision == "fp32"), None)  # fmt: skip
     if eager is None or eager.dense_ms is None:
         return []
     rows = [(row.sparse_ms.median, row) for row in report.latency

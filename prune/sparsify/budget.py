@@ -46,3 +46,9 @@ def allowed_share(budget: Budget, cost: CostModel) -> float:
             f"{dense:.4g} ms already; ask for less"
         )
     return budget.latency_ms / dense
+
+
+def target_at(budget: float, ramp: float, progress: float) -> float:
+    """Part of the cost allowed: from 1 to `budget` over the first `ramp` of the steps."""
+    part = min(1.0, progress / ramp)
+    return 1 - (1 - budget) * (1 - (1 - part) ** 3)

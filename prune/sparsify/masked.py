@@ -1,5 +1,6 @@
 """Channel groups under masks: one gate a group, on the weights of all its producers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from prune.groups.weights import (
 )
 from prune.sparsify.gradient_decay import GradientDecay
 from vcodecs import VideoCodec
+from vcodecs.parts import module_of
 
 
 @dataclass
@@ -75,3 +77,16 @@ class MaskedGroup:
         for owner, key in masked + [(owner, key) for owner, key, _, _ in self.followed]:
             if parametrize.is_parametrized(owner, key):
                 parametrize.remove_parametrizations(owner, key, leave_parametrized=False)
+
+
+def kept_by_module(
+    codec: VideoCodec, groups: Sequence[Group], counts: Sequence[float]
+) -> dict[str, float]:
+    """The part of its prunable channels that each decoder module keeps, by `kept/MODULE`."""
+    kept: dict[str, float] = {}
+    sizes: dict[str, float] = {}
+    for group, count in zip(groups, counts, strict=True):
+        module = module_of(group.name, codec.decoder_modules()) or group.name
+        kept[module] = kept.get(module, 0.0) + count * group.width
+        sizes[module] = sizes.get(module, 0.0) + group.size * group.width
+    return {f"kept/{module}": kept[module] / sizes[module] for module in kept}

@@ -32,6 +32,38 @@ def choose(
     moved by the cheapest steps until the budget is met as closely as these counts can.
     UserError when no choice is within 1 % of the dense MACs.
     """
+    widths = _widths(groups, cost, budget, align, floor)
+    counts = _threshold_counts(scores, widths, cost, budget)
+    position = [_nearest(n, c) for n, c in zip(widths, counts, strict=True)]
+    prices = [score - score.min() for score in scores]
+    return _met(position, groups, widths, prices, cost, budget)
+
+
+def choose_by_loss(
+    groups: Sequence[Group],
+    losses: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+    settings: PruneSection,
+    exact: bool = True,
+) -> dict[str, list[int]]:
+    """The same where scores add up: `losses`, by group (C,), are what each channel's removal loses.
+
+    All channels are there at first, and `align` at a time those go that lose the least for what
+    they cost, until the budget is met; not `exact`: or as nearly as can be.
+    """
+    if exact:
+        widths = _widths(groups, cost, budget, settings.align, settings.floor)
+    else:
+        widths = [allowed_counts(group, settings.align, settings.floor) for group in groups]
+    everything = [len(n) - 1 for n in widths]
+    return _met(everything, groups, widths, losses, cost, budget, exact)
+
+
+def _widths(
+    groups: Sequence[Group], cost: CostModel, budget: float, align: int, floor: float
+) -> list[list[int]]:
+    """Allowed counts by group; UserError when the least of them cost more than the budget."""
     widths = [allowed_counts(group, align, floor) for group in groups]
     least = float(cost.fraction(_tensor([n[0] for n in widths])))
     if least > budget + TOLERANCE:
@@ -39,21 +71,32 @@ def choose(
             f"prune.budget {budget:g}: with align {align} and floor {floor:g} at least "
             f"{least:.3f} of the {cost.of} stay; lower `align` or `floor`, or raise the budget"
         )
-    counts = _threshold_counts(scores, widths, cost, budget)
-    position = [_nearest(n, c) for n, c in zip(widths, counts, strict=True)]
-    position = _meet(position, widths, scores, cost, budget)
-    if abs(_fraction(position, widths, cost) - budget) > TOLERANCE:
-        position = _around_coarse_widths(position, widths, scores, cost, budget)
+    return widths
+
+
+def _met(
+    position: list[int],
+    groups: Sequence[Group],
+    widths: list[list[int]],
+    prices: Sequence[Tensor],
+    cost: CostModel,
+    budget: float,
+    exact: bool = True,
+) -> dict[str, list[int]]:
+    """The channels that stay when widths are moved, the least price first, to the budget."""
+    position = _meet(position, widths, prices, cost, budget)
+    if exact and abs(_fraction(position, widths, cost) - budget) > TOLERANCE:
+        position = _around_coarse_widths(position, widths, prices, cost, budget)
     counts = [n[p] for n, p in zip(widths, position, strict=True)]
     reached = float(cost.fraction(_tensor(counts)))
-    if abs(reached - budget) > TOLERANCE:
+    if exact and abs(reached - budget) > TOLERANCE:
         raise UserError(
-            f"prune.budget {budget:g}: the nearest that counts by {align} reach is {reached:.3f}; "
-            "lower `prune.align`"
+            f"prune.budget {budget:g}: the nearest that counts by these widths reach is "
+            f"{reached:.3f}; lower `prune.align`"
         )
     return {
-        group.name: sorted(torch.topk(score, count).indices.tolist())
-        for group, score, count in zip(groups, scores, counts, strict=True)
+        group.name: sorted(torch.topk(price, count).indices.tolist())
+        for group, price, count in zip(groups, prices, counts, strict=True)
     }
 
 
@@ -65,6 +108,14 @@ def by_magnitude(
     s = settings
     share = allowed_share(s.budget, cost)
     return choose(channels.groups, scores, cost, share, s.align, s.floor)
+
+
+def by_losses(
+    channels: Channels, cost: CostModel, settings: PruneSection, losses: Sequence[Tensor]
+) -> dict[str, list[int]]:
+    """`choose_by_loss` for the settings' budget: one-shot pruning by what was measured."""
+    share = allowed_share(settings.budget, cost)
+    return choose_by_loss(channels.groups, losses, cost, share, settings)
 
 
 def allowed_counts(group: Group, align: int, floor: float) -> list[int]:
@@ -116,7 +167,7 @@ def _meet(
             if (there - budget) * step > 0 or there == here:
                 continue  # past the budget: left to the fitting below
             first, last = sorted((widths[g][position[g]], widths[g][moved[g]]))
-            value = float((ranked[g][first:last] - ranked[g][-1]).sum()) + 1e-9
+            value = float(ranked[g][first:last].sum()) + 1e-12
             price = value / abs(there - here) * -step
             if price < best_price:
                 best, best_price = moved, price

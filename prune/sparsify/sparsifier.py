@@ -1,4 +1,6 @@
-"""Sparse training: learnable thresholds, hard masks, and a budget of MACs that drives them.
+"""Sparse training by norms: learnable thresholds, and a budget of MACs that drives them.
+
+What `prune.scores: norm` asks for; `prune.sparsify.by_loss` has the other way.
 
 A channel is on while its norm exceeds its group's threshold. Thresholds learn from the budget
 and from the task through a soft gate sigmoid((norm - threshold) / temperature).
@@ -11,10 +13,10 @@ from torch import Tensor, nn
 
 from prune.groups.channels import Channels
 from prune.recipe.schema import PruneSection
-from prune.sparsify.budget import allowed_share
+from prune.sparsify.budget import allowed_share, target_at
 from prune.sparsify.cost import CostModel
 from prune.sparsify.gradient_decay import beta_at, factors
-from prune.sparsify.masked import Gate, MaskedGroup
+from prune.sparsify.masked import Gate, MaskedGroup, kept_by_module
 from prune.sparsify.selection import allowed_counts, choose
 from vcodecs import Stage, VideoCodec
 from vcodecs.parts import module_of
@@ -106,14 +108,7 @@ class Sparsifier:
 
     def details(self) -> dict[str, float]:
         """The part of its prunable channels that each module keeps."""
-        kept: dict[str, float] = {}
-        sizes: dict[str, float] = {}
-        for masked, count in zip(self.groups, self._counts.tolist(), strict=True):
-            group = masked.group
-            module = module_of(group.name, self.codec.decoder_modules()) or group.name
-            kept[module] = kept.get(module, 0.0) + count * group.width
-            sizes[module] = sizes.get(module, 0.0) + group.size * group.width
-        return {f"kept/{module}": kept[module] / sizes[module] for module in kept}
+        return kept_by_module(self.codec, self.channels.groups, self._counts.tolist())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -135,8 +130,7 @@ class Sparsifier:
 
     def target_at(self, progress: float) -> float:
         """Fraction of the MACs allowed: from 1 to the budget over the first `ramp` of the steps."""
-        part = min(1.0, progress / self.settings.ramp)
-        return 1 - (1 - self.budget) * (1 - (1 - part) ** 3)
+        return target_at(self.budget, self.settings.ramp, progress)
 
     def scores(self) -> list[Tensor]:
         """By group (C,): standardised norm minus threshold; a channel is on where positive."""
