@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, shape_inference
+from onnx import shape_inference
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from prune.measure.deformable import deformable_macs
 from vcodecs import UserError
@@ -29,22 +30,29 @@ def graph_macs(path: Path, size: Mapping[str, list[int]]) -> int:
         value.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
     inferred = shape_inference.infer_shapes(model, data_prop=True)
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
-    }
-    weights = {
-        tensor.name: numpy_helper.to_array(tensor).shape for tensor in inferred.graph.initializer
-    }
-    shapes |= {name: list(shape) for name, shape in weights.items()}
-    # A layer of unknown size must not pass for one that costs nothing.
-    known = {name: shape for name, shape in shapes.items() if 0 not in shape}
     try:
-        return sum(_node_macs(node, known) for node in inferred.graph.node)
+        return _macs(inferred)
+    except KeyError:
+        # Sizes that a graph computes of its inputs' sizes, in more steps than onnx follows.
+        inferred = SymbolicShapeInference.infer_shapes(model, auto_merge=True)
+    try:
+        return _macs(inferred)
     except KeyError as error:
         raise UserError(
             f"{path}: the shape of {error} is not known, so its MACs are not"
         ) from error
+
+
+def _macs(inferred: onnx.ModelProto) -> int:
+    """KeyError where a shape is unknown: a layer of unknown size must not pass for a free one."""
+    graph = inferred.graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.value_info, *graph.output]
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    known = {name: shape for name, shape in shapes.items() if 0 not in shape}
+    return sum(_node_macs(node, known) for node in graph.node)
 
 
 def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:
